@@ -1,0 +1,156 @@
+//! The world as a value: every document, immutable, at one sequence number.
+//!
+//! INVARIANT: keys are [`ResourceId::key`]s, so a prefix scan of `scope.key() + "/"` finds all that
+//! lies below a scope. Child resources that Azure embeds in their parent (subnets, security rules,
+//! routes, peerings) are stored in the parent's document, not under keys of their own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::id::ResourceId;
+
+/// One stored document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its id, spelled as created.
+    pub id: ResourceId,
+    /// What the client sent, completed. Has no `id`, `name`, `type` or `etag` members: those are
+    /// rendered from `id` and `seq` when answered.
+    pub body: Value,
+    /// Sequence number of the commit that wrote this version.
+    pub seq: u64,
+    /// Sequence number of the commit that created the document.
+    pub created_seq: u64,
+}
+
+/// A change to one document.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Create or replace.
+    Put {
+        /// Which document.
+        id: ResourceId,
+        /// Its new body.
+        body: Value,
+    },
+    /// Remove; removing what is not there changes nothing.
+    Delete {
+        /// Which document.
+        id: ResourceId,
+    },
+}
+
+/// Who asked for a batch and why; kept with every change row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Object id of the principal.
+    pub principal: String,
+    /// ARM action, for example `Microsoft.Network/virtualNetworks/write`.
+    pub operation: String,
+    /// Correlation id of the request.
+    pub correlation: String,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// In order; a later change to the same document wins.
+    pub changes: Vec<Change>,
+    /// Who and why.
+    pub audit: Audit,
+}
+
+impl Batch {
+    /// No changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+    /// Adds a put.
+    pub fn put(&mut self, id: ResourceId, body: Value) {
+        self.changes.push(Change::Put { id, body });
+    }
+    /// Adds a delete.
+    pub fn delete(&mut self, id: ResourceId) {
+        self.changes.push(Change::Delete { id });
+    }
+}
+
+/// All documents at one moment. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    seq: u64,
+    documents: Arc<BTreeMap<String, Arc<Stored>>>,
+}
+
+impl Snapshot {
+    /// A snapshot from stored documents, at `seq`.
+    pub fn from_documents(seq: u64, documents: impl IntoIterator<Item = Stored>) -> Self {
+        let documents = documents.into_iter().map(|d| (d.id.key().to_owned(), Arc::new(d))).collect();
+        Self { seq, documents: Arc::new(documents) }
+    }
+
+    /// Sequence number of the newest commit in this snapshot; 0 is the empty world.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Number of documents.
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Whether there is no document at all.
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    /// The document with this id.
+    pub fn get(&self, id: &ResourceId) -> Option<&Arc<Stored>> {
+        self.documents.get(id.key())
+    }
+
+    /// Every document strictly below `scope`, in key order.
+    pub fn below<'a>(&'a self, scope: &ResourceId) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
+        let prefix = format!("{}/", scope.key());
+        self.documents.range(prefix.clone()..).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
+    }
+
+    /// Every document, in key order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        self.documents.values()
+    }
+
+    /// Every document of a type (compared without case), in key order.
+    pub fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
+        self.documents.values().filter(move |d| d.id.resource_type().eq_ignore_ascii_case(kind))
+    }
+
+    /// The next snapshot: `batch` applied, sequence number one higher. An empty batch changes nothing.
+    pub fn apply(&mut self, batch: &Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        self.seq += 1;
+        let seq = self.seq;
+        let documents = Arc::make_mut(&mut self.documents);
+        for change in &batch.changes {
+            match change {
+                Change::Put { id, body } => {
+                    let (id, created_seq) = match documents.get(id.key()) {
+                        // ARM answers with the casing a resource was created with.
+                        Some(old) => (old.id.clone(), old.created_seq),
+                        None => (id.clone(), seq),
+                    };
+                    let key = id.key().to_owned();
+                    documents.insert(key, Arc::new(Stored { id, body: body.clone(), seq, created_seq }));
+                }
+                Change::Delete { id } => {
+                    documents.remove(id.key());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Requests and decisions, without HTTP types.
+
+use std::collections::BTreeMap;
+
+use moat_arm::Batch;
+use moat_model::Edition;
+use serde_json::Value;
+
+/// HTTP method of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+}
+
+/// Who asks, after the token was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Principal {
+    /// Object id.
+    pub object_id: String,
+    /// Application id.
+    pub app_id: String,
+    /// Display name for error texts.
+    pub name: String,
+}
+
+/// From where a request came; service firewalls of later parts decide by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// From the public side, with the source address seen.
+    #[default]
+    Public,
+    /// From an address inside a VNet (platform listener of that VNet's router).
+    Nic {
+        /// VNet document id.
+        vnet: String,
+        /// Source address.
+        address: String,
+    },
+    /// The service itself (what it creates goes through `decide` too).
+    Service,
+}
+
+/// An ARM request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArmRequest {
+    /// Method.
+    pub method: Method,
+    /// Percent-decoded path.
+    pub path: String,
+    /// Percent-decoded query, names lower-cased (`api-version`, `$filter`, ...).
+    pub query: BTreeMap<String, String>,
+    /// Body text, as sent: deployments are parsed leniently, everything else strictly.
+    pub body: Option<String>,
+    /// Who.
+    pub principal: Principal,
+    /// From where.
+    pub origin: Origin,
+    /// `If-Match`.
+    pub if_match: Option<String>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+}
+
+/// What `decide` may know besides the snapshot and the request.
+#[derive(Debug, Clone)]
+pub struct Ctx {
+    /// Now.
+    pub now: jiff::Timestamp,
+    /// Fresh and unguessable, one a request.
+    pub seed: uuid::Uuid,
+    /// Edition of the environment.
+    pub edition: Edition,
+    /// Tenant id.
+    pub tenant: String,
+    /// The environment's subscription id.
+    pub subscription: String,
+    /// Sequence number up to which the data plane has applied commits; operations whose commit
+    /// is not above it are complete.
+    pub applied: u64,
+    /// Scheme and host for absolute URLs, without trailing slash: `https://management.azure.com`.
+    pub base_url: String,
+    /// Address ranges for new public IPs.
+    pub public_pool: Vec<ipnet::Ipv4Net>,
+}
+
+/// The answer and what it changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// HTTP status.
+    pub status: u16,
+    /// Extra headers (`Azure-AsyncOperation`, `Location`, `Retry-After`, `ETag`).
+    pub headers: Vec<(&'static str, String)>,
+    /// Body; `None` sends no body.
+    pub body: Option<Value>,
+    /// Changes to commit before the answer is sent; empty for reads and refusals.
+    pub batch: Batch,
+}

@@ -1,0 +1,8 @@
+//! What each resource type means: its table entry, what the service refuses, what it fills in,
+//! whom it references, and how it lowers into a network. Pure.
+
+pub mod edition;
+pub mod resource_type;
+
+pub use edition::Edition;
+pub use resource_type::{ResourceType, TypeCtx};

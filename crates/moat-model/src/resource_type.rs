@@ -1,0 +1,161 @@
+//! The shape of one resource type's table entry. Routing, lists, RBAC action names, parent and
+//! child handling, validation and effective properties are all driven by it; nothing else may
+//! switch on a type's name.
+
+use moat_arm::{ApiError, Batch, ResourceId, Snapshot};
+use serde_json::Value;
+
+use crate::edition::Edition;
+
+/// Where documents of a type live in an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In a resource group, with a location.
+    Group,
+    /// Below another resource, as documents of their own.
+    Child,
+    /// Below another resource, embedded in the parent's document at this array
+    /// (for example `properties.subnets`).
+    Embedded(&'static str),
+    /// On any scope (locks, role assignments).
+    Extension,
+    /// In a subscription.
+    Subscription,
+}
+
+/// How a write of a type completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// The answer is final: 200 or 201 with `provisioningState: Succeeded`.
+    Sync,
+    /// 201 or 200 with `Azure-AsyncOperation`; done when the data plane has applied the commit.
+    Applied,
+    /// 201 or 200 with `Azure-AsyncOperation`; done when the document's own `provisioningState`
+    /// becomes terminal (a reconciler writes it).
+    Reconciled,
+}
+
+/// What a type's functions may know besides the snapshot: everything that is not a document.
+#[derive(Debug, Clone)]
+pub struct TypeCtx<'a> {
+    /// The world the request meets.
+    pub snapshot: &'a Snapshot,
+    /// Which edition applies.
+    pub edition: Edition,
+    /// Request time, seconds since 1970.
+    pub now: jiff::Timestamp,
+    /// Tenant of the environment.
+    pub tenant: &'a str,
+    /// Fresh, unguessable seed of this request; derive ids with [`TypeCtx::uuid`].
+    pub seed: uuid::Uuid,
+    /// Public addresses the service may hand out, in order of preference. Already-used ones are
+    /// skipped by the allocator.
+    pub public_pool: &'a [ipnet::Ipv4Net],
+    /// Who asks.
+    pub principal: &'a str,
+}
+
+impl TypeCtx<'_> {
+    /// An id that is unique to this request and `name`.
+    pub fn uuid(&self, name: &str) -> uuid::Uuid {
+        uuid::Uuid::new_v5(&self.seed, name.as_bytes())
+    }
+}
+
+/// A write as a type sees it.
+#[derive(Debug)]
+pub struct Write<'a> {
+    /// Whose document.
+    pub id: &'a ResourceId,
+    /// The document before, if it exists.
+    pub before: Option<&'a Value>,
+    /// The document that would be stored; `complete` edits it.
+    pub body: Value,
+}
+
+/// What the service refuses: one function a rule, named by its id, shared by the server and by
+/// the static checks.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal {
+    /// Kebab-case id, the same everywhere.
+    pub id: &'static str,
+    /// Catalogue entries it implements, for example `AML-PRE-003`; may be empty.
+    pub requirements: &'static [&'static str],
+    /// `Err` is what Azure answers.
+    pub check: fn(&TypeCtx<'_>, &Write<'_>) -> Result<(), ApiError>,
+}
+
+/// A POST action of a type, for example `effectiveRouteTable`.
+#[derive(Debug, Clone, Copy)]
+pub struct Action {
+    /// Last path segment, compared without case.
+    pub name: &'static str,
+    /// Runs it: the answer, and whether clients get it through a long-running operation (202).
+    pub run: fn(&TypeCtx<'_>, &ResourceId, &Value) -> Result<ActionResult, ApiError>,
+}
+
+/// What an action answers.
+#[derive(Debug)]
+pub struct ActionResult {
+    /// Response body; `Null` for none.
+    pub body: Value,
+    /// Answer with 202 and a Location that yields `body`.
+    pub long_running: bool,
+    /// Writes that go with it.
+    pub batch: Batch,
+}
+
+/// One resource type.
+#[derive(Debug)]
+pub struct ResourceType {
+    /// Canonical spelling, for example `Microsoft.Network/virtualNetworks`.
+    pub name: &'static str,
+    /// API versions to list in provider metadata, newest first; any well-formed version is accepted.
+    pub api_versions: &'static [&'static str],
+    /// Where it lives.
+    pub scope: Scope,
+    /// How writes complete.
+    pub completion: Completion,
+    /// `location` is required on PUT.
+    pub location_required: bool,
+    /// Stored and answered, but nothing acts on it yet.
+    pub stored_only: bool,
+    /// Checks in order; the first refusal is the answer.
+    pub refusals: &'static [Refusal],
+    /// Fills in what the service adds (ids, defaults, allocated addresses). Runs after `refusals`.
+    pub complete: fn(&TypeCtx<'_>, &mut Write<'_>) -> Result<(), ApiError>,
+    /// Further changes that go with a write in the same batch (allocated children, other halves).
+    pub on_write: fn(&TypeCtx<'_>, &Write<'_>, &mut Batch) -> Result<(), ApiError>,
+    /// May this document (or embedded child) be deleted? Adds what goes with it to the batch.
+    pub on_delete: fn(&TypeCtx<'_>, &ResourceId, &Value, &mut Batch) -> Result<(), ApiError>,
+    /// Adds computed members to an answer (`ipConfigurations` of a subnet, node counts, ...).
+    pub render: fn(&TypeCtx<'_>, &ResourceId, &mut Value),
+    /// POST actions.
+    pub actions: &'static [Action],
+    /// Members that hold ids of other documents; used for reference checks and delete conflicts.
+    pub references: fn(&Value) -> Vec<String>,
+}
+
+impl ResourceType {
+    /// An entry with no behaviour; used as the base of struct-update syntax in `types/`.
+    pub const BLANK: ResourceType = ResourceType {
+        name: "",
+        api_versions: &[],
+        scope: Scope::Group,
+        completion: Completion::Sync,
+        location_required: true,
+        stored_only: false,
+        refusals: &[],
+        complete: |_, _| Ok(()),
+        on_write: |_, _, _| Ok(()),
+        on_delete: |_, _, _, _| Ok(()),
+        render: |_, _, _| {},
+        actions: &[],
+        references: |_| Vec::new(),
+    };
+
+    /// `Microsoft.Network` of `Microsoft.Network/virtualNetworks`.
+    pub fn namespace(&self) -> &'static str {
+        self.name.split_once('/').map_or(self.name, |(n, _)| n)
+    }
+}
