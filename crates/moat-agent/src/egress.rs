@@ -1,0 +1,193 @@
+//! What the node can reach: it tries its destinations over and over and remembers the last finding.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+use crate::config::{AgentConfig, Destination, Mode};
+use crate::dns;
+use crate::handshake::{self, Finding, Status};
+
+/// How long one connection attempt may take.
+const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1500);
+/// How long the service may take to speak after the connection stands.
+const TALK_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Pause between rounds while something is not reached.
+const ROUND_PAUSE_FAILING: Duration = Duration::from_secs(1);
+/// Pause between rounds once everything is reached; also the heartbeat of simplified mode.
+const ROUND_PAUSE_HEALTHY: Duration = Duration::from_secs(5);
+
+/// Findings shared between the threads of an agent.
+#[derive(Debug)]
+pub struct Egress {
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl Egress {
+    /// Nothing tried yet.
+    pub fn new(config: &AgentConfig) -> Self {
+        let findings = config
+            .destinations
+            .iter()
+            .map(|d| Finding { label: d.label.clone(), address: None, port: d.port, source_port: None, failure: None })
+            .collect();
+        Self { findings: Mutex::new(findings) }
+    }
+
+    /// The newest findings.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tries for ever. In simplified mode each round ends with a report to the Batch service.
+    pub fn run(&self, config: &AgentConfig) {
+        let tls = client_config(&config.ca_pem);
+        loop {
+            let mut healthy = true;
+            for (index, destination) in config.destinations.iter().enumerate() {
+                let (finding, connection) = attempt(destination, config, &tls);
+                healthy &= finding.failure == Some(None);
+                {
+                    let mut all = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(slot) = all.get_mut(index) {
+                        *slot = finding;
+                    }
+                }
+                // Batch is the last destination, so its report carries the findings of this round.
+                if config.mode == Mode::Simplified
+                    && index + 1 == config.destinations.len()
+                    && let Some(connection) = connection
+                {
+                    let status = Status { node_id: config.node_id.clone(), findings: self.findings() };
+                    let _ = report(connection, config, &status);
+                }
+            }
+            std::thread::sleep(if healthy { ROUND_PAUSE_HEALTHY } else { ROUND_PAUSE_FAILING });
+        }
+    }
+}
+
+type Tls = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
+
+fn client_config(ca_pem: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        let certificate = certificate.map_err(|e| format!("the CA certificate cannot be read: {e}"))?;
+        roots.add(certificate).map_err(|e| format!("the CA certificate is refused: {e}"))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn attempt(
+    destination: &Destination,
+    config: &AgentConfig,
+    tls: &Result<Arc<rustls::ClientConfig>, String>,
+) -> (Finding, Option<Tls>) {
+    let mut finding = Finding {
+        label: destination.label.clone(),
+        address: None,
+        port: destination.port,
+        source_port: None,
+        failure: None,
+    };
+    let tls = match tls {
+        Ok(t) => t.clone(),
+        Err(why) => {
+            finding.failure = Some(Some(why.clone()));
+            return (finding, None);
+        }
+    };
+    let address = match dns::resolve(&destination.host, &config.resolvers) {
+        Ok(a) => IpAddr::V4(a),
+        Err(e) => {
+            finding.failure = Some(Some(e.to_string()));
+            return (finding, None);
+        }
+    };
+    finding.address = Some(address.to_string());
+    let connected = connect(SocketAddr::new(address, destination.port), &mut finding.source_port)
+        .and_then(|stream| hand_shake(stream, &destination.host, tls));
+    match connected {
+        Ok(stream) => {
+            finding.failure = Some(None);
+            (finding, Some(stream))
+        }
+        Err(e) => {
+            finding.failure = Some(Some(e.to_string()));
+            (finding, None)
+        }
+    }
+}
+
+/// Connects with a bound, and tells the local port *before* it waits: a dropped packet has one too.
+fn connect(to: SocketAddr, source_port: &mut Option<u16>) -> io::Result<std::net::TcpStream> {
+    let SocketAddr::V4(to) = to else {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "IPv6 is not carried by this data plane"));
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to)) {
+        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    *source_port = socket::getsockname::<SockaddrIn>(socket.as_raw_fd()).ok().map(|a| a.port());
+    let mut waiting = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&socket), nix::poll::PollFlags::POLLOUT)];
+    let wait = nix::poll::PollTimeout::try_from(CONNECT_WAIT_MAX).unwrap_or(nix::poll::PollTimeout::MAX);
+    if nix::poll::poll(&mut waiting, wait)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {to}")));
+    }
+    let error = socket::getsockopt(&socket, socket::sockopt::SocketError)?;
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(TALK_WAIT_MAX))?;
+    stream.set_write_timeout(Some(TALK_WAIT_MAX))?;
+    Ok(stream)
+}
+
+fn hand_shake(stream: std::net::TcpStream, host: &str, tls: Arc<rustls::ClientConfig>) -> io::Result<Tls> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let session = rustls::ClientConnection::new(tls, name).map_err(io::Error::other)?;
+    let mut stream = rustls::StreamOwned::new(session, stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// Simplified communication: the node connects out and then lets itself be asked on that connection.
+fn report(mut stream: Tls, config: &AgentConfig, status: &Status) -> io::Result<()> {
+    use base64::Engine;
+    let key = base64::engine::general_purpose::STANDARD
+        .decode(&config.key)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    // The code covers the very text sent, so that nothing in it can be changed or said for another node.
+    let text = serde_json::to_string(status)?;
+    let code = handshake::report_code(&key, &config.node_id, &text);
+    let body = serde_json::to_vec(&serde_json::json!({ "status": text, "code": code }))?;
+    let host = &config.destinations.last().map(|d| d.host.as_str()).unwrap_or_default();
+    let head = format!(
+        "POST /nodes/{}/status HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        config.node_id,
+        body.len()
+    );
+    io::Write::write_all(&mut stream, head.as_bytes())?;
+    io::Write::write_all(&mut stream, &body)?;
+    io::Write::flush(&mut stream)?;
+    let mut answer = [0u8; 64];
+    let _ = io::Read::read(&mut stream, &mut answer)?;
+    Ok(())
+}
