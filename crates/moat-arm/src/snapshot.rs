@@ -118,6 +118,12 @@ impl Snapshot {
         self.documents.range(prefix.clone()..).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
     }
 
+    /// Every document whose key starts with `prefix` (lower-case), in key order. For prefixes that are
+    /// not themselves ids, such as `{scope}/providers/microsoft.authorization/roleassignments/`.
+    pub fn with_key_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
+        self.documents.range(prefix.to_owned()..).take_while(move |(k, _)| k.starts_with(prefix)).map(|(_, d)| d)
+    }
+
     /// Every document, in key order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
         self.documents.values()
@@ -126,6 +132,43 @@ impl Snapshot {
     /// Every document of a type (compared without case), in key order.
     pub fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
         self.documents.values().filter(move |d| d.id.resource_type().eq_ignore_ascii_case(kind))
+    }
+
+    /// Every document of a top-level type that lives in resource groups, such as
+    /// `Microsoft.Network/networkInterfaces`, in key order. Jumps from group to group, so it costs
+    /// what it finds and not what the world holds; asked at every read of a subnet.
+    pub fn in_groups(&self, kind: &str) -> Vec<&Arc<Stored>> {
+        const SUBSCRIPTIONS: &str = "/subscriptions/";
+        const GROUPS: &str = "/resourcegroups/";
+        let kind = kind.to_lowercase();
+        let mut found = Vec::new();
+        let mut cursor = SUBSCRIPTIONS.to_owned();
+        while let Some((key, _)) = self.documents.range(cursor.clone()..).next() {
+            let Some(rest) = key.strip_prefix(SUBSCRIPTIONS) else { break };
+            let subscription = rest.split('/').next().unwrap_or_default();
+            let groups = format!("{SUBSCRIPTIONS}{subscription}{GROUPS}");
+            let Some(below) = key.strip_prefix(&groups) else {
+                // The subscription's own documents lie before or after its groups.
+                cursor = if key.as_str() < groups.as_str() { groups } else { after(key) };
+                continue;
+            };
+            let Some((group, _)) = below.split_once('/') else {
+                // The group's own document; groups such as `g-2` sort between `g` and `g/...`.
+                cursor = after(key);
+                continue;
+            };
+            let prefix = format!("{groups}{group}/providers/{kind}/");
+            found.extend(
+                self.documents
+                    .range(prefix.clone()..)
+                    .take_while(|(k, _)| k.starts_with(&prefix))
+                    .filter(|(k, _)| !k[prefix.len()..].contains('/'))
+                    .map(|(_, d)| d),
+            );
+            // `0` is the character after `/`.
+            cursor = format!("{groups}{group}0");
+        }
+        found
     }
 
     /// The next snapshot: `batch` applied, sequence number one higher. An empty batch changes nothing.
@@ -152,5 +195,39 @@ impl Snapshot {
                 }
             }
         }
+    }
+}
+
+/// The smallest key greater than `key`.
+fn after(key: &str) -> String {
+    format!("{key}\0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn types_are_found_across_groups_whose_names_begin_alike() {
+        let ids = [
+            "/subscriptions/s",
+            "/subscriptions/s/providers/A.B/nics/not-in-a-group",
+            "/subscriptions/s/resourceGroups/g",
+            "/subscriptions/s/resourceGroups/g-2",
+            "/subscriptions/s/resourceGroups/g.3/providers/A.B/nics/c",
+            "/subscriptions/s/resourceGroups/g/providers/A.B/nics/a",
+            "/subscriptions/s/resourceGroups/g/providers/A.B/nics/a/providers/X.Y/locks/l",
+            "/subscriptions/s/resourceGroups/g/providers/A.B/vnets/v",
+            "/subscriptions/s/resourceGroups/G-2/providers/a.b/NICS/b",
+            "/subscriptions/t/resourceGroups/g/providers/A.B/nics/d",
+        ];
+        let documents = ids.iter().filter_map(|text| {
+            let id = ResourceId::parse(text).ok()?;
+            Some(Stored { id, body: json!({}), seq: 1, created_seq: 1 })
+        });
+        let snapshot = Snapshot::from_documents(1, documents);
+        let names: Vec<&str> = snapshot.in_groups("A.B/nics").iter().map(|d| d.id.name()).collect();
+        assert_eq!(names, ["b", "c", "a", "d"]);
     }
 }

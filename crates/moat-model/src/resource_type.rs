@@ -16,6 +16,12 @@ pub enum Scope {
     Child,
     /// Below another resource, embedded in the parent's document at this array
     /// (for example `properties.subnets`).
+    ///
+    /// A write of such a child is a write of its parent: splice the child (`{name, properties}`)
+    /// into the array and run the *parent's* `inherit`, `refusals`, `complete` and `on_write` on the
+    /// parent's document. Of the child's own entry only `on_delete` (child id, child value) and
+    /// `render` (child id, child value) are called; `render` also for each child inside an answered
+    /// parent, after `id`, `name`, `type` and `etag` were put in.
     Embedded(&'static str),
     /// On any scope (locks, role assignments).
     Extension,
@@ -32,6 +38,9 @@ pub enum Completion {
     Applied,
     /// 201 or 200 with `Azure-AsyncOperation`; done when the document's own `provisioningState`
     /// becomes terminal (a reconciler writes it).
+    ///
+    /// DELETE by a client marks the document `Deleting` (after `on_delete` agreed); the reconciler
+    /// takes the real thing down and then sends DELETE itself as the service, which removes it.
     Reconciled,
 }
 
@@ -90,7 +99,7 @@ pub struct Refusal {
 pub struct Action {
     /// Last path segment, compared without case.
     pub name: &'static str,
-    /// Runs it: the answer, and whether clients get it through a long-running operation (202).
+    /// Runs it on the document with this id; the value is the request's body (`Null` for none).
     pub run: fn(&TypeCtx<'_>, &ResourceId, &Value) -> Result<ActionResult, ApiError>,
 }
 
@@ -120,6 +129,15 @@ pub struct ResourceType {
     pub location_required: bool,
     /// Stored and answered, but nothing acts on it yet.
     pub stored_only: bool,
+    /// Clients never see it: no route, no list (node documents of a cluster).
+    pub hidden: bool,
+    /// DELETE does not remove the document: `on_delete` puts it back with
+    /// `properties.provisioningState: Deleting` into the batch, the answer is 202, and a reconciler
+    /// removes it when what hangs on it is gone. The operation is complete when the document is.
+    pub deferred_delete: bool,
+    /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
+    /// of a VNet that was sent without `subnets`, the subnet of a cluster sent as `{}`).
+    pub inherit: fn(&TypeCtx<'_>, &mut Write<'_>),
     /// Checks in order; the first refusal is the answer.
     pub refusals: &'static [Refusal],
     /// Fills in what the service adds (ids, defaults, allocated addresses). Runs after `refusals`.
@@ -132,6 +150,11 @@ pub struct ResourceType {
     pub render: fn(&TypeCtx<'_>, &ResourceId, &mut Value),
     /// POST actions.
     pub actions: &'static [Action],
+    /// GET `{id}/{name}` answers that are not documents, for example `serviceTags` of
+    /// `Microsoft.Network/locations`. A type whose documents are never stored (`locations`) may
+    /// have them: they are answered whether or not the document exists if `scope` is
+    /// [`Scope::Subscription`].
+    pub readings: &'static [Action],
     /// Members that hold ids of other documents; used for reference checks and delete conflicts.
     pub references: fn(&Value) -> Vec<String>,
 }
@@ -145,12 +168,16 @@ impl ResourceType {
         completion: Completion::Sync,
         location_required: true,
         stored_only: false,
+        hidden: false,
+        deferred_delete: false,
+        inherit: |_, _| {},
         refusals: &[],
         complete: |_, _| Ok(()),
         on_write: |_, _, _| Ok(()),
         on_delete: |_, _, _, _| Ok(()),
         render: |_, _, _| {},
         actions: &[],
+        readings: &[],
         references: |_| Vec::new(),
     };
 
