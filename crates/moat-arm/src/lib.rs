@@ -3,6 +3,7 @@
 //! Pure: no files, sockets, clocks or randomness. What a particular provider means by its
 //! documents is deliberately not here (see `moat-model`).
 
+pub mod access;
 pub mod document;
 pub mod error;
 pub mod id;
