@@ -1,0 +1,42 @@
+//! What the loops ask of the helper process. A trait, so that tests can stand in for the kernel.
+
+use std::os::fd::OwnedFd;
+
+use moat_host::{NsName, SocketSpec, Step};
+
+/// Why the helper could not do it. The chain goes to the log; clients never see it.
+#[derive(Debug, thiserror::Error)]
+pub enum HandsError {
+    /// The helper refused or failed.
+    #[error("the network helper could not {what}")]
+    Helper {
+        /// Verb and object.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A thread or socket on our side.
+    #[error("the server could not prepare a listener")]
+    Io(#[from] std::io::Error),
+}
+
+/// The helper, as the loops see it. Every call may block for one request.
+pub trait Hands: Send + Sync + 'static {
+    /// Carries out steps in order; on an error some may have been done.
+    fn apply(&self, steps: &[Step]) -> Result<(), HandsError>;
+    /// Removes every namespace and agent it made.
+    fn reset(&self) -> Result<(), HandsError>;
+    /// Makes a socket inside a namespace.
+    fn socket(&self, ns: &NsName, spec: &SocketSpec) -> Result<OwnedFd, HandsError>;
+    /// A netlink socket that receives the firewall log of a namespace.
+    fn flow_log(&self, ns: &NsName) -> Result<OwnedFd, HandsError>;
+    /// Starts the agent `id` in a namespace.
+    fn spawn(&self, ns: &NsName, id: &str, config: &str) -> Result<(), HandsError>;
+    /// Ends the agent `id`; one that is not there is no error.
+    fn kill(&self, id: &str) -> Result<(), HandsError>;
+    /// Agents that ended by themselves since the last call.
+    fn exited(&self) -> Result<Vec<String>, HandsError>;
+    /// Differences between the plan and the kernel, as sentences; empty means they agree.
+    fn verify(&self, plan: &moat_host::HostPlan) -> Result<Vec<String>, HandsError>;
+}

@@ -1,0 +1,18 @@
+//! Makes the world real: a few loops whose only input is the newest snapshot and what they observe.
+//!
+//! * [`network`] lowers the snapshot, plans, and lets the helper make Linux match it.
+//! * [`flows`] reads what the kernel logged and keeps the newest of it.
+//! * [`nodes`] starts an agent for each node and asks it, by packets, whether it can be managed.
+//! * [`clusters`] folds those findings into documents and decides about nodes.
+//! * [`control`] answers `moat place`, `trace`, `flows`, `cluster` and `verify`.
+//!
+//! INVARIANT: no loop is told what changed. Each one can be woken at any time for any reason, and
+//! running it twice changes nothing.
+
+pub mod clusters;
+pub mod control;
+pub mod flows;
+pub mod hands;
+pub mod network;
+pub mod nodes;
+pub mod words;

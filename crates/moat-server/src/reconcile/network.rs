@@ -1,0 +1,219 @@
+//! From the newest snapshot to the kernel: lower, plan, diff, apply, tell how far it got.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use moat_arm::{ResourceId, Snapshot};
+use moat_host::{Fabric, HostPlan, NsName, SocketSpec, diff};
+use moat_net::ir::{Net, Semantics};
+use moat_store::Store;
+use tokio::sync::watch;
+
+use crate::reconcile::hands::{Hands, HandsError};
+use crate::reconcile::flows::FlowLog;
+
+/// Resolver and probe address of the platform (network-semantics 3.9, 11.1).
+pub const PLATFORM_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+/// Instance metadata.
+pub const PLATFORM_IMDS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// The client place on the internet.
+pub const INTERNET_HOST: &str = "inet";
+/// Its address: documentation space, in no service tag and no VNet by accident.
+pub const INTERNET_HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Steps sent to the helper in one request.
+const STEPS_PER_REQUEST_MAX: usize = 256;
+/// Pause before a failed pass is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Accept queue of platform listeners.
+const BACKLOG: u16 = 128;
+
+/// What Linux looks like by now.
+#[derive(Debug, Clone, Default)]
+pub struct Realised {
+    /// Newest commit that the kernel obeys.
+    pub seq: u64,
+    /// The network as lowered from that commit.
+    pub net: Arc<Net>,
+    /// The plan that was applied.
+    pub plan: Arc<HostPlan>,
+    /// What the last pass could not do, for `moat status`.
+    pub trouble: Option<String>,
+    /// VNets that the data plane refuses, by lower-case id, with the reason.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// What the loop needs.
+pub struct Network {
+    /// Documents.
+    pub store: Store,
+    /// Hands.
+    pub host: Arc<dyn Hands>,
+    /// Where it tells how far it got.
+    pub realised: watch::Sender<Realised>,
+    /// Where drops and accepts go.
+    pub flows: Arc<FlowLog>,
+    /// Addresses of the emulated services.
+    pub services: Vec<Ipv4Net>,
+    /// Addresses for default outbound access.
+    pub outbound_pool: Vec<Ipv4Net>,
+    /// Service tags of the edition.
+    pub tags: moat_model::lower::TagSource,
+    /// Gets the sockets of the platform in each VNet and in the backbone.
+    pub listeners: Arc<dyn PlatformListeners>,
+}
+
+/// Who serves the sockets that the fabric needs.
+pub trait PlatformListeners: Send + Sync {
+    /// HTTPS and HTTP of the emulated services, in the backbone.
+    fn backbone(&self, https: OwnedFd, http: OwnedFd);
+    /// DNS at a resolver address; `vnet` is `None` on the internet side.
+    fn dns(&self, vnet: Option<&str>, udp: OwnedFd, tcp: OwnedFd);
+    /// Instance metadata of a VNet.
+    fn imds(&self, vnet: &str, http: OwnedFd);
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    /// Runs until the store is gone. Blocking: give it a thread of its own.
+    pub fn run(self) {
+        let mut snapshots = self.store.watch();
+        let mut pass = Pass::default();
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            match self.converge(&snapshot, &mut pass) {
+                Ok(()) => {}
+                Err(e) => {
+                    tracing::error!(error = %e, seq = snapshot.seq(), "the network could not be made to match");
+                    self.realised.send_modify(|r| r.trouble = Some(e.to_string()));
+                    // Half a step may have been done: start from nothing, as after a crash.
+                    if let Err(e) = self.host.reset() {
+                        tracing::error!(error = %e, "the network could not be cleared");
+                    }
+                    pass = Pass::default();
+                    std::thread::sleep(RETRY_PAUSE);
+                    continue;
+                }
+            }
+            if futures_changed(&mut snapshots).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn converge(&self, snapshot: &Snapshot, pass: &mut Pass) -> Result<(), HandsError> {
+        let started = std::time::Instant::now();
+        let (net, problems) = moat_model::lower::network(snapshot, &Semantics::default(), &self.tags);
+        for problem in &problems {
+            tracing::debug!(%problem, "a document says something that cannot be lowered");
+        }
+        let fabric = self.fabric(&net, &mut pass.outbound);
+        let plan = moat_host::plan(&net, &fabric);
+        let steps = diff(&pass.plan, &plan);
+        let n_steps = steps.len();
+        for chunk in steps.chunks(STEPS_PER_REQUEST_MAX) {
+            self.host.apply(chunk)?;
+        }
+        self.listen(&plan, pass)?;
+        let refused = plan.refused.iter().map(|r| (r.vnet().to_lowercase(), r.to_string())).collect();
+        pass.plan = plan.clone();
+        if n_steps > 0 {
+            let ms = started.elapsed().as_millis();
+            tracing::info!(seq = snapshot.seq(), steps = n_steps, duration_ms = u64::try_from(ms).unwrap_or(u64::MAX), "network applied");
+        }
+        self.realised.send_replace(Realised {
+            seq: snapshot.seq(),
+            net: Arc::new(net),
+            plan: Arc::new(plan),
+            trouble: None,
+            refused,
+        });
+        Ok(())
+    }
+
+    fn fabric(&self, net: &Net, outbound: &mut BTreeMap<String, Ipv4Addr>) -> Fabric {
+        let present: BTreeSet<String> = net.vnets.iter().map(|v| v.id.to_lowercase()).collect();
+        outbound.retain(|vnet, _| present.contains(vnet));
+        for vnet in present {
+            if !outbound.contains_key(&vnet) {
+                let taken: BTreeSet<Ipv4Addr> = outbound.values().copied().collect();
+                let free = self.outbound_pool.iter().flat_map(|p| p.hosts()).find(|a| !taken.contains(a));
+                if let Some(address) = free {
+                    outbound.insert(vnet, address);
+                }
+            }
+        }
+        Fabric {
+            services: self.services.clone(),
+            any_public: false,
+            hosts: BTreeMap::from([(INTERNET_HOST.to_owned(), INTERNET_HOST_ADDRESS)]),
+            default_outbound: outbound.clone(),
+            log_accepts: true,
+        }
+    }
+
+    /// Opens the platform's sockets in namespaces that do not have them yet.
+    fn listen(&self, plan: &HostPlan, pass: &mut Pass) -> Result<(), HandsError> {
+        let backbone = NsName::from(moat_host::layout::BACKBONE);
+        if !pass.listening.contains(&backbone) {
+            let any = |port| SocketSpec::TcpListen { address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), backlog: BACKLOG };
+            let https = self.host.socket(&backbone, &any(443))?;
+            let http = self.host.socket(&backbone, &any(80))?;
+            self.listeners.backbone(https, http);
+            let (udp, tcp) = self.dns_sockets(&backbone)?;
+            self.listeners.dns(None, udp, tcp);
+            pass.listening.insert(backbone);
+        }
+        for (id, ns) in &plan.places {
+            if !is_vnet(id) || pass.listening.contains(ns) {
+                continue;
+            }
+            let (udp, tcp) = self.dns_sockets(ns)?;
+            self.listeners.dns(Some(id), udp, tcp);
+            let imds = SocketSpec::TcpListen { address: SocketAddrV4::new(PLATFORM_IMDS, 80), backlog: BACKLOG };
+            self.listeners.imds(id, self.host.socket(ns, &imds)?);
+            let log = self.host.flow_log(ns)?;
+            let (flows, realised, vnet) = (self.flows.clone(), self.realised.subscribe(), id.clone());
+            std::thread::Builder::new()
+                .name("flow-log".to_owned())
+                .spawn(move || read_log(&log, &vnet, &flows, &realised))
+                .map_err(HandsError::from)?;
+            pass.listening.insert(ns.clone());
+        }
+        pass.listening.retain(|ns| plan.namespaces.contains_key(ns));
+        Ok(())
+    }
+
+    fn dns_sockets(&self, ns: &NsName) -> Result<(OwnedFd, OwnedFd), HandsError> {
+        let address = SocketAddrV4::new(PLATFORM_DNS, 53);
+        let udp = self.host.socket(ns, &SocketSpec::Udp { address })?;
+        let tcp = self.host.socket(ns, &SocketSpec::TcpListen { address, backlog: BACKLOG })?;
+        Ok((udp, tcp))
+    }
+}
+
+/// What a pass remembers of the passes before; lost with the world it describes.
+#[derive(Debug, Default)]
+struct Pass {
+    plan: HostPlan,
+    listening: BTreeSet<NsName>,
+    outbound: BTreeMap<String, Ipv4Addr>,
+}
+
+/// Whether a place is a VNet's router.
+fn is_vnet(place: &str) -> bool {
+    ResourceId::parse(place).is_ok_and(|id| id.resource_type().eq_ignore_ascii_case("Microsoft.Network/virtualNetworks"))
+}
+
+/// Blocks until there is a newer snapshot; `Err` when the store is gone.
+fn futures_changed(snapshots: &mut watch::Receiver<Snapshot>) -> Result<(), watch::error::RecvError> {
+    tokio::runtime::Handle::current().block_on(snapshots.changed())
+}
