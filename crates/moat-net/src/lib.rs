@@ -13,4 +13,5 @@ pub mod nsg;
 pub mod packet;
 pub mod routes;
 pub mod set;
+pub mod tags;
 pub mod trace;
