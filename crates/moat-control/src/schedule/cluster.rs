@@ -9,11 +9,10 @@
 //! Azure's rules behind it: network-semantics 19.1-19.6, 20.4, 20.5; catalogue AML-RES-001..011,
 //! AML-LIF-001, 002, 014, 015, 018, AML-PRE-006.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
-use moat_model::Edition;
+use moat_arm::{ApiError, Batch, Change, ResourceId, Snapshot, document};
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use serde_json::{Value, json};
 
@@ -68,7 +67,8 @@ struct Node {
 /// Every cluster, one step further. The batch is empty when nothing is to be done.
 pub fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
     let mut work = Work { snapshot: snapshot.clone(), batch: Batch::default(), ctx, requests: 0 };
-    let clusters: Vec<Cluster> = snapshot.of_type(COMPUTE).filter_map(|d| Cluster::read(&d.id, &d.body, ctx.now)).collect();
+    let clusters: Vec<Cluster> =
+        snapshot.of_type(COMPUTE).filter_map(|d| Cluster::read(&d.id, &d.body, ctx.now)).collect();
     for cluster in clusters {
         if document::str_at(&cluster.body, "properties.provisioningState") == Some("Deleting") {
             work.delete_cluster(&cluster);
@@ -76,16 +76,40 @@ pub fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
             work.step_cluster(cluster, observed);
         }
     }
-    work.batch.audit.operation = "Microsoft.MachineLearningServices/clusters/reconcile".to_owned();
-    work.batch.audit.principal = auto::SERVICE_PRINCIPAL.to_owned();
-    work.batch
+    let mut batch = net_effect(snapshot, &work.snapshot, &work.batch);
+    batch.audit.operation = "Microsoft.MachineLearningServices/clusters/reconcile".to_owned();
+    batch.audit.principal = auto::SERVICE_PRINCIPAL.to_owned();
+    batch
+}
+
+/// What `done` changed in the end. A step that makes and removes the same thing again changed
+/// nothing; were it a commit, it would wake the next step for ever.
+fn net_effect(before: &Snapshot, after: &Snapshot, done: &Batch) -> Batch {
+    let mut batch = Batch::default();
+    let mut seen = BTreeSet::new();
+    for change in &done.changes {
+        let (Change::Put { id, .. } | Change::Delete { id }) = change;
+        if !seen.insert(id.key()) {
+            continue;
+        }
+        match (before.get(id), after.get(id)) {
+            (Some(old), Some(new)) if old.body == new.body => {}
+            (_, Some(new)) => batch.put(new.id.clone(), new.body.clone()),
+            (Some(old), None) => batch.delete(old.id.clone()),
+            (None, None) => {}
+        }
+    }
+    batch
 }
 
 /// Sets how many nodes somebody asks for until jobs do. `Err` says why not.
 pub fn set_demand(snapshot: &Snapshot, compute: &ResourceId, nodes: u32, ctx: &Ctx) -> Result<Batch, ApiError> {
     let stored = snapshot.get(compute).ok_or_else(|| ApiError::not_found(compute))?;
     let cluster = Cluster::read(&stored.id, &stored.body, ctx.now).ok_or_else(|| {
-        ApiError::bad_request("InvalidComputeType", format!("`{}` is not a compute cluster (AmlCompute).", compute.name()))
+        ApiError::bad_request(
+            "InvalidComputeType",
+            format!("`{}` is not a compute cluster (AmlCompute).", compute.name()),
+        )
     })?;
     if nodes > cluster.maximum {
         return Err(ApiError::bad_request(
@@ -210,12 +234,14 @@ impl Work<'_> {
         let nodes = self.nodes(&cluster.id);
         let current = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
         let settled = nodes.iter().all(|n| n.state == "idle" || n.state == "running" || n.state == "unusable");
-        let resizing_since = document::str_at(&cluster.body, "moat.resizingSince").and_then(|t| t.parse::<Timestamp>().ok());
+        let resizing_since =
+            document::str_at(&cluster.body, "moat.resizingSince").and_then(|t| t.parse::<Timestamp>().ok());
         let complete = current == target || (current < target && shortage.is_some()) || current > target;
         let timed_out = resizing_since.is_some_and(|since| now.duration_since(since) >= RESIZE_TIMEOUT);
         let steady = (complete && settled) || timed_out;
 
-        let mut errors: Vec<Value> = shortage.iter().chain(trouble.iter()).map(|e| json!({ "error": e.to_body()["error"] })).collect();
+        let mut errors: Vec<Value> =
+            shortage.iter().chain(trouble.iter()).map(|e| json!({ "error": e.to_body()["error"] })).collect();
         let blocked: Vec<&Node> = nodes.iter().filter(|n| n.state == "unusable").collect();
         if !blocked.is_empty() {
             errors.push(json!({ "error": allocation_failed(&blocked) }));
@@ -282,7 +308,8 @@ impl Work<'_> {
     fn scale_up(&mut self, cluster: &Cluster, target: u32) -> Result<(), ApiError> {
         let taken: Vec<u32> = self.nodes(&cluster.id).iter().map(|n| n.index).collect();
         let missing = target.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        let free: Vec<u32> = (0..target.saturating_mul(2)).filter(|i| !taken.contains(i)).take(missing as usize).collect();
+        let free: Vec<u32> =
+            (0..target.saturating_mul(2)).filter(|i| !taken.contains(i)).take(missing as usize).collect();
         let mut outcome = Ok(());
         let mut touched: Vec<u32> = Vec::new();
         for index in free {
@@ -347,10 +374,8 @@ impl Work<'_> {
             }
             return Ok(());
         }
-        let slots: Vec<auto::Slot> = nodes
-            .iter()
-            .map(|n| auto::Slot { index: n.index, node: n.id.name().to_owned() })
-            .collect();
+        let slots: Vec<auto::Slot> =
+            nodes.iter().map(|n| auto::Slot { index: n.index, node: n.id.name().to_owned() }).collect();
         if let Some((id, body)) = auto::load_balancer(&cluster.id, &cluster.body, set, &slots, self.ctx.edition)? {
             self.request(Method::Put, &id, Some(&body))?;
             for node in nodes {
