@@ -1,8 +1,14 @@
 //! What each resource type means: its table entry, what the service refuses, what it fills in,
 //! whom it references, and how it lowers into a network. Pure.
 
+pub mod alloc;
 pub mod edition;
+pub mod lower;
+pub mod refs;
+pub mod refusals;
 pub mod resource_type;
+pub mod types;
+pub mod world_file;
 
 pub use edition::Edition;
 pub use resource_type::{ResourceType, TypeCtx};

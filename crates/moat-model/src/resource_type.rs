@@ -131,10 +131,6 @@ pub struct ResourceType {
     pub stored_only: bool,
     /// Clients never see it: no route, no list (node documents of a cluster).
     pub hidden: bool,
-    /// DELETE does not remove the document: `on_delete` puts it back with
-    /// `properties.provisioningState: Deleting` into the batch, the answer is 202, and a reconciler
-    /// removes it when what hangs on it is gone. The operation is complete when the document is.
-    pub deferred_delete: bool,
     /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
     /// of a VNet that was sent without `subnets`, the subnet of a cluster sent as `{}`).
     pub inherit: fn(&TypeCtx<'_>, &mut Write<'_>),
@@ -169,7 +165,6 @@ impl ResourceType {
         location_required: true,
         stored_only: false,
         hidden: false,
-        deferred_delete: false,
         inherit: |_, _| {},
         refusals: &[],
         complete: |_, _| Ok(()),

@@ -1,0 +1,144 @@
+//! Addresses handed out by the service: private ones from a subnet, public ones from the pool.
+//!
+//! Pure: what is taken is read from the snapshot each time, so two writers cannot be given the same
+//! address (all writes are decided one after the other).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use moat_arm::{ResourceId, Snapshot, document};
+use serde_json::Value;
+
+use crate::refs;
+
+/// First usable host offset: network, gateway and two DNS addresses come before
+/// (network-semantics 1.3).
+const RESERVED_AT_START: u32 = 4;
+/// Broadcast.
+const RESERVED_AT_END: u32 = 1;
+
+/// The addresses of `prefix` that may belong to a resource.
+pub fn usable(prefix: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let first = u32::from(prefix.network()).saturating_add(RESERVED_AT_START);
+    let last = u32::from(prefix.broadcast()).saturating_sub(RESERVED_AT_END);
+    (first..=last).map(Ipv4Addr::from)
+}
+
+/// Whether `address` is one of the five that Azure keeps in `prefix`.
+pub fn is_reserved(prefix: Ipv4Net, address: Ipv4Addr) -> bool {
+    prefix.contains(&address) && {
+        let offset = u32::from(address) - u32::from(prefix.network());
+        offset < RESERVED_AT_START || address == prefix.broadcast()
+    }
+}
+
+/// How many addresses of `prefix` resources can have: 2^(32-p) - 5, and 0 where that is negative.
+pub fn capacity(prefix: Ipv4Net) -> u64 {
+    (1u64 << (32 - u32::from(prefix.prefix_len()))).saturating_sub(u64::from(RESERVED_AT_START + RESERVED_AT_END))
+}
+
+/// One private address in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Id of the IP configuration, front end or endpoint that holds it.
+    pub part: ResourceId,
+    /// Id of the subnet it comes from.
+    pub subnet: ResourceId,
+    /// The address; `None` while it has none.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Where documents keep private addresses: type, array of parts, type segment of a part.
+const PARTS: [(&str, &str, &str); 2] = [
+    ("Microsoft.Network/networkInterfaces", "properties.ipConfigurations", "ipConfigurations"),
+    ("Microsoft.Network/loadBalancers", "properties.frontendIPConfigurations", "frontendIPConfigurations"),
+];
+
+/// Everything that lies in a subnet below `scope` (a VNet or a subnet).
+pub fn holders(snapshot: &Snapshot, scope: &ResourceId) -> Vec<Holder> {
+    let mut found = Vec::new();
+    for (kind, array, segment) in PARTS {
+        for stored in snapshot.in_groups(kind) {
+            found.extend(holders_in(&stored.id, &stored.body, array, segment));
+        }
+    }
+    for stored in snapshot.in_groups("Microsoft.Network/privateEndpoints") {
+        let subnet = document::str_at(&stored.body, "properties.subnet.id").and_then(|s| ResourceId::parse(s).ok());
+        found.extend(subnet.map(|subnet| Holder { part: stored.id.clone(), subnet, address: None }));
+    }
+    found.retain(|h| h.subnet.is_within(scope));
+    found
+}
+
+/// The holders within one document.
+fn holders_in(id: &ResourceId, body: &Value, array: &str, segment: &str) -> Vec<Holder> {
+    let hold = |part: &Value| {
+        let subnet = ResourceId::parse(document::str_at(part, "properties.subnet.id")?).ok()?;
+        let address = document::str_at(part, "properties.privateIPAddress").and_then(|a| a.parse().ok());
+        let part = id.child(segment, document::str_at(part, "name").unwrap_or("default"));
+        Some(Holder { part, subnet, address })
+    };
+    document::array_at(body, array).iter().filter_map(hold).collect()
+}
+
+/// The prefixes of a subnet value; IPv6 ones and broken ones are left out.
+pub fn subnet_prefixes(subnet: &Value) -> Vec<Ipv4Net> {
+    let one = document::str_at(subnet, "properties.addressPrefix");
+    let many = refs::texts(subnet, "properties.addressPrefixes[]");
+    let mut seen = BTreeSet::new();
+    one.into_iter().chain(many).filter_map(|t| t.parse().ok()).filter(|p| seen.insert(*p)).collect()
+}
+
+/// The lowest address of the subnet that nobody holds and `also_taken` does not name.
+pub fn next_private(
+    snapshot: &Snapshot,
+    subnet_id: &ResourceId,
+    subnet: &Value,
+    also_taken: &BTreeSet<Ipv4Addr>,
+) -> Option<Ipv4Addr> {
+    let taken: BTreeSet<Ipv4Addr> = holders(snapshot, subnet_id).into_iter().filter_map(|h| h.address).collect();
+    subnet_prefixes(subnet)
+        .into_iter()
+        .flat_map(usable)
+        .find(|a| !taken.contains(a) && !also_taken.contains(a))
+}
+
+/// How many more resources the subnet can hold.
+pub fn free_private(snapshot: &Snapshot, subnet_id: &ResourceId, subnet: &Value) -> u64 {
+    let total: u64 = subnet_prefixes(subnet).into_iter().map(capacity).sum();
+    total.saturating_sub(holders(snapshot, subnet_id).iter().filter(|h| h.address.is_some()).count() as u64)
+}
+
+/// The first address of the pool that no public IP document has. Network and broadcast addresses of
+/// the pool's ranges are not handed out.
+pub fn next_public(snapshot: &Snapshot, pool: &[Ipv4Net]) -> Option<Ipv4Addr> {
+    let taken: BTreeSet<Ipv4Addr> = snapshot
+        .in_groups("Microsoft.Network/publicIPAddresses")
+        .iter()
+        .filter_map(|d| document::str_at(&d.body, "properties.ipAddress")?.parse().ok())
+        .collect();
+    pool.iter().flat_map(|range| range.hosts()).find(|a| !taken.contains(a))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+    use super::*;
+
+    #[test]
+    fn five_addresses_of_each_subnet_are_kept_back() {
+        let net: Ipv4Net = "192.168.1.0/24".parse().unwrap();
+        let all: Vec<_> = usable(net).collect();
+        assert_eq!(all.first().unwrap().to_string(), "192.168.1.4");
+        assert_eq!(all.last().unwrap().to_string(), "192.168.1.254");
+        for (text, hosts) in [("10.0.0.0/29", 3), ("10.0.0.0/28", 11), ("10.0.0.0/23", 507), ("10.0.0.0/31", 0)] {
+            let net: Ipv4Net = text.parse().unwrap();
+            assert_eq!(capacity(net), hosts, "{text}");
+            assert_eq!(usable(net).count() as u64, hosts, "{text}");
+        }
+        assert!(is_reserved(net, "192.168.1.3".parse().unwrap()));
+        assert!(is_reserved(net, "192.168.1.255".parse().unwrap()));
+        assert!(!is_reserved(net, "192.168.1.4".parse().unwrap()));
+    }
+}

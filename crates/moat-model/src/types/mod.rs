@@ -1,0 +1,57 @@
+//! The table of resource types: everything generic reads it, and a type is added by one file and
+//! one line here.
+
+pub mod microsoft_machinelearningservices;
+pub mod microsoft_network;
+mod shape;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use crate::resource_type::{ResourceType, Scope};
+
+/// Every type, parents before their children.
+pub static ALL: &[&ResourceType] = &[
+    &microsoft_network::virtual_networks::TYPE,
+    &microsoft_network::subnets::TYPE,
+    &microsoft_network::peerings::TYPE,
+    &microsoft_network::network_security_groups::TYPE,
+    &microsoft_network::security_rules::TYPE,
+    &microsoft_network::application_security_groups::TYPE,
+    &microsoft_network::public_ip_addresses::TYPE,
+    &microsoft_network::network_interfaces::TYPE,
+];
+
+/// The entry of a type, by its full name without regard to case.
+pub fn find(name: &str) -> Option<&'static ResourceType> {
+    ALL.iter().find(|t| t.name.eq_ignore_ascii_case(name)).copied()
+}
+
+/// The types whose documents are embedded in documents of `parent`, with their arrays.
+pub fn embedded_in(parent: &str) -> impl Iterator<Item = (&'static ResourceType, &'static str)> {
+    ALL.iter().filter_map(move |t| match t.scope {
+        Scope::Embedded(array) if t.name.rsplit_once('/').is_some_and(|(p, _)| p.eq_ignore_ascii_case(parent)) => {
+            Some((*t, array))
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_parents_come_first() {
+        let mut seen = BTreeSet::new();
+        for t in ALL {
+            assert!(seen.insert(t.name.to_lowercase()), "{} twice", t.name);
+            if matches!(t.scope, Scope::Embedded(_)) {
+                let parent = t.name.rsplit_once('/').map(|(p, _)| p.to_lowercase()).unwrap_or_default();
+                assert!(seen.contains(&parent), "{} before its parent", t.name);
+            }
+            assert!(!t.api_versions.is_empty(), "{} lists no api version", t.name);
+        }
+    }
+}

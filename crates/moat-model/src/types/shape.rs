@@ -1,0 +1,130 @@
+//! Small edits that several types make to their documents.
+
+use moat_arm::{ApiError, ResourceId, document};
+use serde_json::{Value, json};
+
+use super::microsoft_machinelearningservices::auto_network::{OWNER, SERVICE_PRINCIPAL};
+use crate::resource_type::{TypeCtx, Write};
+
+/// The array at a dotted path, to be edited.
+pub(crate) fn array_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Vec<Value>> {
+    let mut here = document;
+    for name in path.split('.') {
+        let map = here.as_object_mut()?;
+        let key = map.keys().find(|k| k.eq_ignore_ascii_case(name)).cloned()?;
+        here = map.get_mut(&key)?;
+    }
+    here.as_array_mut()
+}
+
+/// Edits each element of the array at `path`, if there is one.
+pub(crate) fn each(document: &mut Value, path: &str, mut edit: impl FnMut(&mut Value)) {
+    for element in array_mut(document, path).into_iter().flatten() {
+        edit(element);
+    }
+}
+
+/// Members that are rendered and therefore not stored; clients send back what they were answered.
+pub(crate) fn strip_rendered(part: &mut Value) {
+    for name in ["id", "type", "etag", "properties.provisioningState"] {
+        document::remove(part, name);
+    }
+}
+
+/// Gives each part of a document the id and type that clients expect to see.
+pub(crate) fn render_parts(id: &ResourceId, kind: &str, document: &mut Value, segment: &str) {
+    let (text, part_type) = (id.as_str().to_owned(), format!("{kind}/{segment}"));
+    each(document, &format!("properties.{segment}"), |part| {
+        let name = document::str_at(part, "name").unwrap_or_default().to_owned();
+        document::set(part, "id", json!(format!("{text}/{segment}/{name}")));
+        document::set(part, "type", json!(part_type));
+        document::set_default(part, "properties.provisioningState", json!("Succeeded"));
+    });
+}
+
+/// Keeps the array of the document before when a write leaves it out.
+pub(crate) fn keep_if_absent(write: &mut Write<'_>, path: &str) {
+    if document::at(&write.body, path).is_none()
+        && let Some(kept) = write.before.and_then(|b| document::at(b, path))
+    {
+        document::set(&mut write.body, path, kept.clone());
+    }
+}
+
+/// Lists references to `ids` as ARM does: `[{"id": ...}]`.
+pub(crate) fn id_list<'a>(ids: impl IntoIterator<Item = &'a ResourceId>) -> Value {
+    ids.into_iter().map(|id| json!({ "id": id.as_str() })).collect()
+}
+
+/// A resource name of `Microsoft.Network`: 1-80 characters, begins with a letter or digit, ends with
+/// one or an underscore (network-semantics 2.2).
+pub(crate) fn network_name(id: &ResourceId) -> Result<(), ApiError> {
+    name_rule(id.name(), 80).map_err(|()| {
+        ApiError::bad_request(
+            "InvalidResourceName",
+            format!(
+                "Resource name {} is invalid. The name can be up to 80 characters long. It must begin with a word character, and it must end with a word character or with '_'. The name may contain word characters or '.', '-', '_'.",
+                id.name()
+            ),
+        )
+    })
+}
+
+/// The rule behind [`network_name`], for names inside documents.
+pub(crate) fn name_rule(name: &str, longest: usize) -> Result<(), ()> {
+    let word = |c: char| c.is_alphanumeric();
+    let ok = name.chars().count() <= longest
+        && name.starts_with(word)
+        && name.ends_with(|c| word(c) || c == '_')
+        && name.chars().all(|c| word(c) || matches!(c, '.' | '-' | '_'));
+    if ok { Ok(()) } else { Err(()) }
+}
+
+/// Every element of the array at `path` has a name, and no two have the same one.
+pub(crate) fn distinct_names(write: &Write<'_>, path: &str) -> Result<(), ApiError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for element in document::array_at(&write.body, path) {
+        let name = document::str_at(element, "name").unwrap_or_default();
+        if name.is_empty() || name_rule(name, 80).is_err() {
+            return Err(ApiError::bad_request(
+                "InvalidResourceName",
+                format!("Resource name {name} is invalid. The name can be up to 80 characters long. It must begin with a word character, and it must end with a word character or with '_'. The name may contain word characters or '.', '-', '_'."),
+            ));
+        }
+        if !seen.insert(name.to_lowercase()) {
+            let place = path.rsplit('.').next().unwrap_or(path);
+            return Err(ApiError::bad_request(
+                "InvalidRequestFormat",
+                format!("Cannot parse the request.  Additional details: duplicate resource name '{name}' in `{place}` of {}.", write.id),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Member of a document that the service made: whose it is. Only the service writes it.
+const MARK: &str = "moat";
+
+/// Carries the service's mark over from the document before, and takes away one that a client
+/// made up.
+pub(crate) fn keep_mark(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
+    if ctx.principal != SERVICE_PRINCIPAL {
+        document::remove(&mut write.body, MARK);
+    }
+    keep_if_absent(write, MARK);
+}
+
+/// The mark is never answered.
+pub(crate) fn hide_mark(body: &mut Value) {
+    document::remove(body, MARK);
+}
+
+/// The compute that a document was made for, if it still exists and somebody other than the
+/// service asks.
+pub(crate) fn held_by_compute(ctx: &TypeCtx<'_>, body: &Value) -> Option<ResourceId> {
+    if ctx.principal == SERVICE_PRINCIPAL {
+        return None;
+    }
+    let compute = ResourceId::parse(document::str_at(body, OWNER)?).ok()?;
+    ctx.snapshot.get(&compute).map(|c| c.id.clone())
+}
