@@ -15,6 +15,7 @@ pub(crate) struct World {
     pub(crate) snapshot: Snapshot,
     pub(crate) edition: Edition,
     pub(crate) now: jiff::Timestamp,
+    pub(crate) principal: &'static str,
     writes: u64,
 }
 
@@ -28,7 +29,7 @@ pub(crate) fn net(tail: &str) -> String {
 
 impl World {
     pub(crate) fn new(edition: Edition) -> Self {
-        Self { snapshot: Snapshot::default(), edition, now: jiff::Timestamp::UNIX_EPOCH, writes: 0 }
+        Self { snapshot: Snapshot::default(), edition, now: jiff::Timestamp::UNIX_EPOCH, principal: "owner", writes: 0 }
     }
 
     pub(crate) fn with_ctx<T>(&self, run: impl FnOnce(&TypeCtx<'_>) -> T) -> T {
@@ -41,7 +42,7 @@ impl World {
             tenant: "11111111-1111-1111-1111-111111111111",
             seed,
             public_pool: &pool,
-            principal: "owner",
+            principal: self.principal,
         })
     }
 

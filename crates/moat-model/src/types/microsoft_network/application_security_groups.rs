@@ -65,7 +65,7 @@ mod tests {
             "protocol": "Tcp", "sourceApplicationSecurityGroups": [{"id": asg}], "sourcePortRange": "*",
             "destinationAddressPrefix": "*", "destinationPortRange": "80"}});
         world.put(&net("networkSecurityGroups/n"), json!({"properties": {"securityRules": [rule]}})).unwrap();
-        insta::assert_snapshot!(world.delete(&asg).unwrap_err().code, @"");
+        insta::assert_snapshot!(world.delete(&asg).unwrap_err().code, @"InUseApplicationSecurityGroupCannotBeDeleted");
         world.delete(&net("networkSecurityGroups/n")).unwrap();
         world.delete(&asg).unwrap();
     }

@@ -2,11 +2,14 @@
 //! `moat-net`; this folder only keeps documents that make sense there.
 
 pub mod application_security_groups;
+pub mod load_balancers;
+pub mod nat_gateways;
 pub mod network_interfaces;
 pub mod network_security_groups;
 pub mod peerings;
 mod prefix;
 pub mod public_ip_addresses;
+pub mod route_tables;
 pub mod security_rules;
 pub mod subnets;
 mod tags;

@@ -351,7 +351,7 @@ mod tests {
         let given: Vec<String> =
             names.iter().map(|n| address(&nic(&mut world, n, json!({})).unwrap()).to_owned()).collect();
         assert_eq!(given, ["10.0.0.4", "10.0.0.5", "10.0.0.6"]);
-        insta::assert_snapshot!(nic(&mut world, "d", json!({})).unwrap_err(), @"");
+        insta::assert_snapshot!(nic(&mut world, "d", json!({})).unwrap_err(), @"(SubnetIsFull) Subnet small with address prefix 10.0.0.0/29 does not have enough capacity for 1 IP addresses.");
         assert_eq!(address(&nic(&mut world, "b", json!({})).unwrap()), "10.0.0.5");
         world.delete(&net("networkInterfaces/a")).unwrap();
         assert_eq!(address(&nic(&mut world, "d", json!({})).unwrap()), "10.0.0.4");
@@ -361,17 +361,17 @@ mod tests {
     fn static_addresses_obey_the_subnet() {
         let fixed = |a: &str| json!({"privateIPAllocationMethod": "Static", "privateIPAddress": a});
         insta::assert_snapshot!(check(fixed("10.0.0.6")), @"10.0.0.6");
-        insta::assert_snapshot!(check(fixed("10.0.0.3")), @"");
-        insta::assert_snapshot!(check(fixed("10.0.0.7")), @"");
-        insta::assert_snapshot!(check(fixed("10.0.9.4")), @"");
-        insta::assert_snapshot!(check(fixed("10.0.0.4")), @"");
+        insta::assert_snapshot!(check(fixed("10.0.0.3")), @"(PrivateIPAddressInReservedRange) Private static IP address 10.0.0.3 falls within reserved IP range of subnet prefix 10.0.0.0/29.");
+        insta::assert_snapshot!(check(fixed("10.0.0.7")), @"(PrivateIPAddressInReservedRange) Private static IP address 10.0.0.7 falls within reserved IP range of subnet prefix 10.0.0.0/29.");
+        insta::assert_snapshot!(check(fixed("10.0.9.4")), @"(PrivateIPAddressNotInSubnet) Private static IP address 10.0.9.4 does not belong to the range of subnet prefix 10.0.0.0/29.");
+        insta::assert_snapshot!(check(fixed("10.0.0.4")), @"(PrivateIPAddressIsAllocated) IP configuration /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/second/ipConfigurations/ipconfig1 is using the private IP address 10.0.0.4 which is already allocated to resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/first/ipConfigurations/ipconfig1.");
     }
 
     #[test]
     fn what_a_nic_names_must_be_there() {
-        insta::assert_snapshot!(check(json!({"subnet": {"id": net("virtualNetworks/v/subnets/missing")}})), @"");
-        insta::assert_snapshot!(check(json!({"subnet": null})), @"");
-        insta::assert_snapshot!(check(json!({"privateIPAddressVersion": "IPv6"})), @"");
+        insta::assert_snapshot!(check(json!({"subnet": {"id": net("virtualNetworks/v/subnets/missing")}})), @"(InvalidResourceReference) Resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/missing referenced by resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/second was not found. Please make sure that the referenced resource exists, and that both resources are in the same region.");
+        insta::assert_snapshot!(check(json!({"subnet": null})), @"(InvalidRequestFormat) IP configuration /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/second/ipConfigurations/ipconfig1 names no subnet.");
+        insta::assert_snapshot!(check(json!({"privateIPAddressVersion": "IPv6"})), @"(DualStackNotSupported) IP configuration /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/second/ipConfigurations/ipconfig1 asks for IPv6. Moat's data plane carries IPv4 only.");
         let mut world = world();
         let far = json!({"location": "eastus", "properties": {"ipConfigurations": [
             {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/v/subnets/small")}}}]}});
@@ -393,7 +393,7 @@ mod tests {
         nic(&mut world, "a", member.clone()).unwrap();
         let mut elsewhere = member;
         elsewhere["subnet"] = json!({"id": net("virtualNetworks/w/subnets/small")});
-        insta::assert_snapshot!(nic(&mut world, "b", elsewhere).unwrap_err().code, @"");
+        insta::assert_snapshot!(nic(&mut world, "b", elsewhere).unwrap_err().code, @"ApplicationSecurityGroupsNotInSameVnet");
     }
 
     #[test]

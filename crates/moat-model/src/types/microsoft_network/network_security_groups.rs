@@ -164,7 +164,7 @@ mod tests {
         let subnet = json!({"name": "a", "properties": {"addressPrefix": "10.0.0.0/24", "networkSecurityGroup": {"id": n.to_uppercase()}}});
         let v = json!({"properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}, "subnets": [subnet]}});
         world.put(&net("virtualNetworks/v"), v).unwrap();
-        insta::assert_snapshot!(world.delete(&n).unwrap_err(), @"");
+        insta::assert_snapshot!(world.delete(&n).unwrap_err(), @"(InUseNetworkSecurityGroupCannotBeDeleted) Network security group /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n cannot be deleted because it is in use by the following resources: /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/a. In order to delete the Network security group, remove the association with the resource(s).");
         assert_eq!(world.get(&n)["properties"]["subnets"][0]["id"], net("virtualNetworks/v/subnets/a"));
         world.delete(&net("virtualNetworks/v")).unwrap();
         world.delete(&n).unwrap();

@@ -272,7 +272,7 @@ mod tests {
         assert_eq!((state_of(&world, "a", "b"), state_of(&world, "b", "a")), ("Connected".into(), "Connected".into()));
         world.delete(&net("virtualNetworks/b/virtualNetworkPeerings/to-a")).unwrap();
         assert_eq!(state_of(&world, "a", "b"), "Disconnected");
-        insta::assert_snapshot!(peer(&mut world, "b", "a").unwrap_err().code, @"");
+        insta::assert_snapshot!(peer(&mut world, "b", "a").unwrap_err().code, @"RemotePeeringIsDisconnected");
         world.delete(&net("virtualNetworks/a/virtualNetworkPeerings/to-b")).unwrap();
         peer(&mut world, "b", "a").unwrap();
         peer(&mut world, "a", "b").unwrap();
@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn clashing_address_spaces_do_not_peer() {
         let mut world = world(&[("a", "10.0.0.0/16"), ("b", "10.0.128.0/17"), ("hub", "10.9.0.0/16")]);
-        insta::assert_snapshot!(peer(&mut world, "a", "b").unwrap_err(), @"");
+        insta::assert_snapshot!(peer(&mut world, "a", "b").unwrap_err(), @"(VnetAddressSpacesOverlap) Cannot create or update peering /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/a/virtualNetworkPeerings/to-b. Virtual networks /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/a and /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/b cannot be peered because their address spaces overlap. Overlapping address prefixes: 10.0.0.0/16.");
         peer(&mut world, "hub", "a").unwrap();
-        insta::assert_snapshot!(peer(&mut world, "hub", "b").unwrap_err(), @"");
-        insta::assert_snapshot!(peer(&mut world, "b", "hub").unwrap_err().code, @"");
-        insta::assert_snapshot!(peer(&mut world, "a", "a").unwrap_err(), @"");
-        insta::assert_snapshot!(peer(&mut world, "a", "missing").unwrap_err().code, @"");
+        insta::assert_snapshot!(peer(&mut world, "hub", "b").unwrap_err(), @"(VnetAddressSpaceOverlapsWithAlreadyPeeredVnet) Cannot create or update peering /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/hub/virtualNetworkPeerings/to-a. Virtual networks /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/a and /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/hub cannot be peered because address space of the first virtual network overlaps with address space of virtual network /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/b already peered with the second virtual network. Overlapping address prefixes: 10.0.0.0/16.");
+        insta::assert_snapshot!(peer(&mut world, "b", "hub").unwrap_err().code, @"VnetAddressSpaceOverlapsWithAlreadyPeeredVnet");
+        insta::assert_snapshot!(peer(&mut world, "a", "a").unwrap_err(), @"(InvalidRequestFormat) Cannot create or update peering /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/a/virtualNetworkPeerings/to-a. A virtual network cannot be peered with itself.");
+        insta::assert_snapshot!(peer(&mut world, "a", "missing").unwrap_err().code, @"InvalidResourceReference");
     }
 }

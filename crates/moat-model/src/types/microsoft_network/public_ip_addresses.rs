@@ -205,7 +205,7 @@ mod tests {
             })
             .collect();
         assert_eq!(given, ["20.51.0.1", "20.51.0.2", "20.51.0.3", "20.51.0.4", "20.51.0.5", "20.51.0.6"]);
-        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p6"), standard()).unwrap_err(), @"");
+        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p6"), standard()).unwrap_err(), @"(PublicIPCountLimitReached) Cannot create more than 6 public IP addresses for this subscription in this region.");
         let again = world.put(&net("publicIPAddresses/p2"), standard()).unwrap();
         assert_eq!(again["properties"]["ipAddress"], "20.51.0.3");
         world.delete(&net("publicIPAddresses/p1")).unwrap();
@@ -217,9 +217,9 @@ mod tests {
     fn standard_addresses_are_static() {
         let mut world = World::new(Edition::Current);
         let dynamic = json!({"sku": {"name": "Standard"}, "properties": {}});
-        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p"), dynamic).unwrap_err(), @"");
+        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p"), dynamic).unwrap_err(), @"(StandardSkuPublicIPAddressesCannotHaveDynamicAllocation) Standard sku publicIp /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/p must have AllocationMethod set to Static.");
         world.put(&net("publicIPAddresses/p"), json!({"properties": {}})).unwrap();
-        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p"), standard()).unwrap_err().code, @"");
+        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p"), standard()).unwrap_err().code, @"SkuCannotBeChanged");
     }
 
     #[test]
@@ -234,8 +234,8 @@ mod tests {
             "subnet": {"id": net("virtualNetworks/v/subnets/a")}, "publicIPAddress": {"id": p}}}]}});
         world.put(&net("networkInterfaces/one"), nic.clone()).unwrap();
         world.put(&net("networkInterfaces/one"), nic.clone()).unwrap();
-        insta::assert_snapshot!(world.put(&net("networkInterfaces/two"), nic).unwrap_err(), @"");
-        insta::assert_snapshot!(world.delete(&p).unwrap_err(), @"");
+        insta::assert_snapshot!(world.put(&net("networkInterfaces/two"), nic).unwrap_err(), @"(PublicIPAddressInUse) Resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/two/ipConfigurations/c is referencing public IP address /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/p that is already allocated to resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/one/ipConfigurations/c.");
+        insta::assert_snapshot!(world.delete(&p).unwrap_err(), @"(PublicIPAddressCannotBeDeleted) Public IP address /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/p can not be deleted since it is still allocated to resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/one/ipConfigurations/c. In order to delete the public IP, disassociate/detach the Public IP address from the resource. To learn how to do this, see aka.ms/deletepublicip.");
         assert_eq!(world.get(&p)["properties"]["ipConfiguration"]["id"], net("networkInterfaces/one/ipConfigurations/c"));
     }
 }

@@ -373,23 +373,23 @@ mod tests {
 
     #[test]
     fn fields_out_of_range_are_refused() {
-        insta::assert_snapshot!(check(json!({"priority": 99})), @"");
-        insta::assert_snapshot!(check(json!({"priority": 4097})), @"");
-        insta::assert_snapshot!(check(json!({"direction": "Sideways"})), @"");
-        insta::assert_snapshot!(check(json!({"protocol": "Sctp"})), @"");
-        insta::assert_snapshot!(check(json!({"destinationPortRange": "70000"})), @"");
-        insta::assert_snapshot!(check(json!({"destinationPortRange": "90-80"})), @"");
-        insta::assert_snapshot!(check(json!({"destinationPortRange": null})), @"");
-        insta::assert_snapshot!(check(json!({"description": "x".repeat(141)})), @"");
+        insta::assert_snapshot!(check(json!({"priority": 99})), @"(SecurityRuleInvalidPriority) Security rule has invalid Priority. Value provided: 99 Allowed range 100-4096.");
+        insta::assert_snapshot!(check(json!({"priority": 4097})), @"(SecurityRuleInvalidPriority) Security rule has invalid Priority. Value provided: 4097 Allowed range 100-4096.");
+        insta::assert_snapshot!(check(json!({"direction": "Sideways"})), @"(SecurityRuleParameterContainsUnsupportedValue) Security rule parameter direction for rule with Id /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r contains an unsupported value 'Sideways'. Use Inbound, Outbound.");
+        insta::assert_snapshot!(check(json!({"protocol": "Sctp"})), @"(SecurityRuleParameterContainsUnsupportedValue) Security rule parameter protocol for rule with Id /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r contains an unsupported value 'Sctp'. Use Tcp, Udp, Icmp, Esp, Ah, *.");
+        insta::assert_snapshot!(check(json!({"destinationPortRange": "70000"})), @"(SecurityRuleInvalidPortRange) Security rule has invalid Port range. Value provided: 70000. Value should be an integer OR integer range with '-' delimiter. Valid range 0-65535.");
+        insta::assert_snapshot!(check(json!({"destinationPortRange": "90-80"})), @"(SecurityRuleInvalidPortRange) Security rule has invalid Port range. Value provided: 90-80. Value should be an integer OR integer range with '-' delimiter. Valid range 0-65535.");
+        insta::assert_snapshot!(check(json!({"destinationPortRange": null})), @"(SecurityRuleParameterContainsUnsupportedValue) Security rule parameter destinationPortRange for rule with Id /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r contains an unsupported value ''. Use `*`, a port or a range such as 29876-29877.");
+        insta::assert_snapshot!(check(json!({"description": "x".repeat(141)})), @"(SecurityRuleInvalidDescription) Security rule /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r has a description of 141 characters; 140 are allowed.");
     }
 
     #[test]
     fn one_side_says_one_kind_of_thing() {
-        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": "10.0.0.0/33"})), @"");
-        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null})), @"");
-        insta::assert_snapshot!(check(json!({"sourceAddressPrefixes": ["10.0.0.0/8"]})), @"");
-        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/8", "10.1.0.0/16"]})), @"");
-        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null, "sourceApplicationSecurityGroups": [{"id": id("applicationSecurityGroups/missing")}]})), @"");
+        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": "10.0.0.0/33"})), @"(SecurityRuleInvalidAddressPrefix) Security rule has invalid Address prefix. Value provided: 10.0.0.0/33.");
+        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null})), @"(SecurityRuleParameterContainsUnsupportedValue) Security rule parameter sourceAddressPrefix for rule with Id /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r contains an unsupported value ''. Use `*`, an address, a prefix or a service tag.");
+        insta::assert_snapshot!(check(json!({"sourceAddressPrefixes": ["10.0.0.0/8"]})), @"(SecurityRuleParameterContainsUnsupportedValue) Security rule /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r mixes a service tag and addresses in sourceAddressPrefixes. One side of a rule takes addresses, or one service tag, or application security groups.");
+        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/8", "10.1.0.0/16"]})), @"(OverlappingSubnetsNotPermittedInSecurityRule) Security rule /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n/securityRules/r has overlapping subnets in sourceAddressPrefixes: 10.0.0.0/8 and 10.1.0.0/16.");
+        insta::assert_snapshot!(check(json!({"sourceAddressPrefix": null, "sourceApplicationSecurityGroups": [{"id": id("applicationSecurityGroups/missing")}]})), @"(InvalidResourceReference) Resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/applicationSecurityGroups/missing referenced by resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/n was not found. Please make sure that the referenced resource exists, and that both resources are in the same region.");
     }
 
     #[test]
@@ -400,7 +400,7 @@ mod tests {
         world.put(&format!("{n}/securityRules/first"), rule(json!({}))).unwrap();
         world.put(&format!("{n}/securityRules/first"), rule(json!({}))).unwrap();
         world.put(&format!("{n}/securityRules/out"), rule(json!({"direction": "Outbound"}))).unwrap();
-        insta::assert_snapshot!(world.put(&format!("{n}/securityRules/second"), rule(json!({}))).unwrap_err(), @"");
+        insta::assert_snapshot!(world.put(&format!("{n}/securityRules/second"), rule(json!({}))).unwrap_err(), @"(SecurityRuleConflict) Security rule second conflicts with rule first. Rules cannot have the same Priority and Direction.");
     }
 
     #[test]

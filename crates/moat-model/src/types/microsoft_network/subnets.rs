@@ -290,25 +290,25 @@ mod tests {
             world.get(&a)["properties"]["ipConfigurations"][0]["id"],
             net("networkInterfaces/n/ipConfigurations/c")
         );
-        insta::assert_snapshot!(world.delete(&a).unwrap_err(), @"");
-        insta::assert_snapshot!(world.delete(&net("virtualNetworks/v")).unwrap_err().code, @"");
+        insta::assert_snapshot!(world.delete(&a).unwrap_err(), @"(InUseSubnetCannotBeDeleted) Subnet a is in use by /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/n/ipConfigurations/c and cannot be deleted. In order to delete the subnet, delete all the resources within the subnet. See aka.ms/deletesubnet.");
+        insta::assert_snapshot!(world.delete(&net("virtualNetworks/v")).unwrap_err().code, @"InUseSubnetCannotBeDeleted");
         world.delete(&net("networkInterfaces/n")).unwrap();
         world.delete(&a).unwrap();
     }
 
     #[test]
     fn what_is_in_use_does_not_change() {
-        insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.0/25"})), @"");
+        insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.0/25"})), @"(InUsePrefixCannotBeDeleted) IpPrefix 10.0.0.0/24 on Subnet a has active allocations and cannot be deleted.");
         insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.0/24", "delegations": [
-            {"name": "aci", "properties": {"serviceName": "Microsoft.ContainerInstance/containerGroups"}}]})), @"");
+            {"name": "aci", "properties": {"serviceName": "Microsoft.ContainerInstance/containerGroups"}}]})), @"(SubnetDelegationsCannotChangeWhenSubnetUsedByResource) Delegations of subnet /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/a cannot be changed from [] to [Microsoft.ContainerInstance/containerGroups] because it is being used by the resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/n/ipConfigurations/c");
         insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.0/24", "serviceEndpoints": [{"service": "Microsoft.Storage"}]})), @"accepted");
     }
 
     #[test]
     fn references_must_exist_in_the_same_region() {
         let with = |kind: &str| json!({"addressPrefix": "10.0.0.0/24", "networkSecurityGroup": {"id": net(kind)}});
-        insta::assert_snapshot!(check(with("networkSecurityGroups/missing")), @"");
-        insta::assert_snapshot!(check(with("routeTables/wrong-type")), @"");
+        insta::assert_snapshot!(check(with("networkSecurityGroups/missing")), @"(InvalidResourceReference) Resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/missing referenced by resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v was not found. Please make sure that the referenced resource exists, and that both resources are in the same region.");
+        insta::assert_snapshot!(check(with("routeTables/wrong-type")), @"(InvalidRequestFormat) Cannot parse the request. `properties.subnets[].properties.networkSecurityGroup.id` expects the id of a `Microsoft.Network/networkSecurityGroups`, got '/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/wrong-type'.");
         let mut world = world();
         world.put(&net("networkSecurityGroups/far"), json!({"location": "eastus", "properties": {}})).unwrap();
         let far = world.put(&net("virtualNetworks/v/subnets/a"), json!({"properties": with("networkSecurityGroups/far")}));

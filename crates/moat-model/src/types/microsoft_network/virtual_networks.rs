@@ -168,15 +168,15 @@ mod tests {
 
     #[test]
     fn broken_prefixes_are_refused_with_azures_codes() {
-        insta::assert_snapshot!(check(&["10.0.0.0/33"], &[]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.1/16"], &[]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.5/24")]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.0/30")]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.1.0.0/24")]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.0/24"), ("b", "10.0.0.128/25")]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16", "10.0.1.0/24"], &[]), @"");
-        insta::assert_snapshot!(check(&[], &[]), @"");
-        insta::assert_snapshot!(check(&["10.0.0.0/16", "fd00::/48"], &[]), @"");
+        insta::assert_snapshot!(check(&["10.0.0.0/33"], &[]), @"(InvalidAddressPrefixFormat) Address prefix 10.0.0.0/33 of resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v is not formatted correctly. It should follow CIDR notation, for example 10.0.0.0/24.");
+        insta::assert_snapshot!(check(&["10.0.0.1/16"], &[]), @"(InvalidCIDRNotation) The address prefix 10.0.0.1/16 in resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v has an invalid CIDR notation. For the given prefix length, the address prefix should be 10.0.0.0/16.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.5/24")]), @"(InvalidCIDRNotation) The address prefix 10.0.0.5/24 in resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/a has an invalid CIDR notation. For the given prefix length, the address prefix should be 10.0.0.0/24.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.0/30")]), @"(NetcfgInvalidSubnet) Subnet 'a' is not valid in virtual network 'v'. Its prefix 10.0.0.0/30 is smaller than /29, the smallest IPv4 subnet.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.1.0.0/24")]), @"(NetcfgSubnetRangeOutsideVnet) Subnet 'a' is not valid because its IP address range is outside the IP address range of virtual network 'v'.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16"], &[("a", "10.0.0.0/24"), ("b", "10.0.0.128/25")]), @"(NetcfgSubnetRangesOverlap) Subnet 'b' is not valid because its IP address range overlaps with that of an existing subnet in virtual network 'v'.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16", "10.0.1.0/24"], &[]), @"(InvalidAddressPrefix) Address prefixes 10.0.0.0/16 and 10.0.1.0/24 of virtual network /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v overlap.");
+        insta::assert_snapshot!(check(&[], &[]), @"(InvalidRequestFormat) Virtual network /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v has no address prefix. `properties.addressSpace.addressPrefixes` needs at least one, for example 10.0.0.0/16.");
+        insta::assert_snapshot!(check(&["10.0.0.0/16", "fd00::/48"], &[]), @"(DualStackNotSupported) Address prefix fd00::/48 of virtual network /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v is IPv6. Moat's data plane carries IPv4 only; leave the IPv6 prefix out.");
     }
 
     #[test]
