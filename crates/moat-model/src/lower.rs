@@ -24,6 +24,8 @@ use moat_net::ir::{Net, Semantics};
 use moat_net::tags::TagSource;
 use serde_json::Value;
 
+use crate::edition::Edition;
+
 /// Something in a document that could not be lowered, and was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -72,6 +74,14 @@ pub enum What {
     /// It is legal, but not modelled.
     #[error("is not modelled")]
     NotModelled,
+}
+
+/// Service tags of an edition (DECISIONS 13).
+pub fn tags_of(edition: Edition) -> TagSource {
+    match edition {
+        Edition::Seed2021 => TagSource::File(moat_net::tags::september_2021()),
+        Edition::Current => TagSource::File(moat_net::tags::october_2025()),
+    }
 }
 
 /// Lowers every network document of `snapshot`, in key order.

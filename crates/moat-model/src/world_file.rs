@@ -116,9 +116,8 @@ impl Case {
             other => return Err(WorldError::UnknownKind(other.to_owned())),
         };
         let address = |path: &str, name| text(path, name)?.parse::<IpAddr>().map_err(|_| WorldError::Member(name));
-        let port = |path: &str, name| {
-            u16::try_from(u64_at(&case, path).unwrap_or(0)).map_err(|_| WorldError::Member(name))
-        };
+        let port =
+            |path: &str, name| u16::try_from(u64_at(&case, path).unwrap_or(0)).map_err(|_| WorldError::Member(name));
         Ok(Self {
             id: text("id", "id")?.to_owned(),
             topology: str_at(&case, "topology").map(str::to_owned),

@@ -107,9 +107,7 @@ impl<'a> Lowering<'a> {
             .and_then(|id| self.find(Kind::Vnet, id))
             .or_else(|| by_subnet.map(|s| self.net.subnets[s as usize].vnet.0))?;
         self.net.nics().find_map(|(ix, nic)| {
-            let held = |c: &moat_net::ir::IpConfig| {
-                c.address == address && self.net.subnet(c.subnet).vnet.0 == vnet
-            };
+            let held = |c: &moat_net::ir::IpConfig| c.address == address && self.net.subnet(c.subnet).vnet.0 == vnet;
             let position = nic.ip_configs.iter().position(held)?;
             Some((ix, u32::try_from(position).ok()?))
         })
@@ -220,11 +218,7 @@ impl<'a> Lowering<'a> {
             let named = array_at(rule.body, "properties.frontendIPConfigurations").iter();
             let named: Vec<&str> = named.filter_map(|f| str_at(f, "id")).collect();
             let frontends = named.into_iter().filter_map(|id| self.front(&rule, Some(id), fronts)).collect();
-            rules.push(OutboundRule {
-                name: rule.name.clone(),
-                frontends,
-                backends: self.rule_members(&rule, pools),
-            });
+            rules.push(OutboundRule { name: rule.name.clone(), frontends, backends: self.rule_members(&rule, pools) });
         }
         rules
     }

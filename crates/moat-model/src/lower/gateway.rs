@@ -28,7 +28,8 @@ impl Lowering<'_> {
         }
         for (doc, at) in gateways.iter().zip(0u32..) {
             let config = array_at(doc.body, "properties.ipConfigurations").first();
-            let subnet = config.and_then(|c| str_at(c, "properties.subnet.id")).and_then(|s| self.find(Kind::Subnet, s));
+            let subnet =
+                config.and_then(|c| str_at(c, "properties.subnet.id")).and_then(|s| self.find(Kind::Subnet, s));
             let Some(subnet) = subnet else {
                 self.problem(&doc.id, "properties.ipConfigurations", What::Missing);
                 continue;

@@ -84,9 +84,8 @@ impl<'a> Lowering<'a> {
 fn approved(doc: &Doc<'_>) -> bool {
     let state = "properties.privateLinkServiceConnectionState.status";
     let all = |path: &str, absent: bool| {
-        array_at(doc.body, path)
-            .iter()
-            .all(|c| str_at(c, state).map_or(absent, |s| s.eq_ignore_ascii_case("Approved")))
+        array_at(doc.body, path).iter().all(|c| str_at(c, state).map_or(absent, |s| s.eq_ignore_ascii_case("Approved")))
     };
-    all("properties.privateLinkServiceConnections", true) && all("properties.manualPrivateLinkServiceConnections", false)
+    all("properties.privateLinkServiceConnections", true)
+        && all("properties.manualPrivateLinkServiceConnections", false)
 }
