@@ -1,6 +1,7 @@
 //! Automation in Rust: what CI, developers and the scripts share. One file a command.
 
 mod shared;
+mod tags;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -16,11 +17,14 @@ struct Args {
 enum Command {
     /// Check what the compiler does not: who may import whom, tables, file lengths, leftovers.
     Tidy,
+    /// Make the embedded service tag data from Azure's public tag files.
+    Tags(tags::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let done = match Args::parse().command {
         Command::Tidy => tidy::run(),
+        Command::Tags(args) => tags::run(&args),
     };
     shared::exit(done)
 }

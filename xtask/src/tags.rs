@@ -2,11 +2,14 @@
 //!
 //! FOLDER holds `ServiceTags_Public_YYYYMMDD.json` as downloaded. The result is part of the
 //! repository, so this runs only when an edition changes; `--check` says whether it would change.
+#![allow(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use moat_net::tags::encode::{Source, encode};
+
+use crate::shared;
 
 /// The files an edition of the product needs (DECISIONS 13).
 const DATES: [&str; 2] = ["2021-09-27", "2025-10-28"];
@@ -22,9 +25,8 @@ pub(crate) struct Args {
 }
 
 /// Encodes each file and writes it into the data folder of `moat-net`.
-pub(crate) fn run(args: &Args) -> Result<String> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/moat-net/data");
-    let mut report = Vec::new();
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let data = shared::root().join("crates/moat-net/data");
     for date in DATES {
         let name = format!("ServiceTags_Public_{}.json", date.replace('-', ""));
         let text = std::fs::read_to_string(args.folder.join(&name)).with_context(|| format!("reading {name}"))?;
@@ -36,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<String> {
         } else if std::fs::read(&target).ok().as_deref() != Some(bytes.as_slice()) {
             bail!("{} is not what {name} gives", target.display());
         }
-        report.push(format!("{name}: {} tags, {} -> {} bytes", source.values.len(), text.len(), bytes.len()));
+        println!("{name}: {} tags, {} -> {} bytes", source.values.len(), text.len(), bytes.len());
     }
-    Ok(report.join("\n"))
+    Ok(())
 }
