@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moat_arm::Batch;
+use moat_arm::{ApiError, Batch};
 use moat_model::Edition;
 use serde_json::Value;
 
@@ -105,4 +105,21 @@ pub struct Decision {
     pub body: Option<Value>,
     /// Changes to commit before the answer is sent; empty for reads and refusals.
     pub batch: Batch,
+}
+
+impl Decision {
+    /// An answer with a body that changes nothing.
+    pub(crate) fn answer(status: u16, body: Value) -> Self {
+        Self { status, headers: Vec::new(), body: Some(body), batch: Batch::default() }
+    }
+
+    /// An answer without a body that changes nothing.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: None, batch: Batch::default() }
+    }
+
+    /// A refusal in ARM's envelope.
+    pub fn refuse(error: &ApiError) -> Self {
+        Self::answer(error.status, error.to_body())
+    }
 }
