@@ -8,6 +8,7 @@ pub mod document;
 pub mod error;
 pub mod id;
 pub mod snapshot;
+pub mod syntax;
 
 pub use error::ApiError;
 pub use id::ResourceId;
