@@ -11,6 +11,7 @@
 
 pub mod clusters;
 pub mod control;
+pub mod ends;
 pub mod flows;
 pub mod hands;
 pub mod network;

@@ -1,0 +1,30 @@
+//! Every call but public discovery passes here first.
+
+use moat_control::Principal;
+
+use super::reply::Reply;
+use super::request::Call;
+use crate::server::Server;
+use crate::token::{Audience, Denied};
+
+/// Who calls, or the refusal to send.
+pub(crate) async fn principal(server: &Server, call: &Call, audience: Audience) -> Result<Principal, Reply> {
+    let now = server.clock.now();
+    server.authority.authenticate(call.header("authorization"), audience, now).await.map_err(|denied| {
+        // The reason, never the token.
+        tracing::info!(host = call.host, reason = ?denied, "token refused");
+        let challenge = format!(
+            "Bearer authorization_uri=\"https://login.microsoftonline.com/{}\", error=\"invalid_token\", error_description=\"{}\"",
+            server.environment.tenant,
+            match denied {
+                Denied::Missing => "The authorization header is missing.",
+                Denied::Forged => "The access token is invalid.",
+                Denied::Expired => "The access token has expired.",
+                Denied::NotYetValid => "The access token is not yet valid.",
+                Denied::Audience => "The access token is for another audience.",
+                Denied::Tenant => "The access token is from the wrong issuer.",
+            }
+        );
+        Reply::error(denied.to_error()).with("WWW-Authenticate", challenge)
+    })
+}

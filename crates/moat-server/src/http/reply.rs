@@ -1,0 +1,91 @@
+//! What is sent back.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http_body_util::Full;
+use moat_arm::ApiError;
+use serde_json::Value;
+
+/// An answer, before it becomes HTTP.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Status.
+    pub status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    None,
+    Json(Value),
+    Bytes(&'static str, Vec<u8>),
+}
+
+impl Reply {
+    /// No body.
+    pub fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Body::None }
+    }
+
+    /// A JSON body.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self { body: Body::Json(body.clone()), ..Self::empty(status) }
+    }
+
+    /// Any body.
+    pub fn bytes(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { body: Body::Bytes(content_type, body), ..Self::empty(status) }
+    }
+
+    /// An error in ARM's envelope.
+    pub fn error(error: ApiError) -> Self {
+        Self::json(error.status, &error.to_body())
+    }
+
+    /// What `decide` answered.
+    pub fn decided(status: u16, headers: Vec<(&'static str, String)>, body: Option<Value>) -> Self {
+        Self { status, headers, body: body.map_or(Body::None, Body::Json) }
+    }
+
+    /// Adds a header.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Adds a header unless it is there.
+    pub fn with_default(self, name: &'static str, value: &str) -> Self {
+        if self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) { self } else { self.with(name, value) }
+    }
+
+    /// Changes the JSON body, if it has one.
+    pub fn edit_json(&mut self, edit: impl FnOnce(&mut Value)) {
+        if let Body::Json(body) = &mut self.body {
+            edit(body);
+        }
+    }
+
+    /// As HTTP.
+    pub(crate) fn into_response(self) -> http::Response<Full<Bytes>> {
+        let (content_type, body) = match self.body {
+            Body::None => (None, Vec::new()),
+            Body::Json(value) => (Some("application/json; charset=utf-8"), value.to_string().into_bytes()),
+            Body::Bytes(content_type, bytes) => (Some(content_type), bytes),
+        };
+        let mut response = http::Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() =
+            http::StatusCode::from_u16(self.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        if let Some(content_type) = content_type {
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        for (name, value) in self.headers {
+            // A value with line breaks is dropped, never sent: it could only be an attack.
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(&value)) {
+                headers.insert(name, value);
+            }
+        }
+        response
+    }
+}

@@ -1,0 +1,9 @@
+//! The server over a real loopback socket, through TLS, as a client sees it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod client;
+mod edge;
+mod login;
+mod resources;
+
+pub(crate) use client::Harness;
