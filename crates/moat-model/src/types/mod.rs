@@ -24,6 +24,10 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_network::nat_gateways::TYPE,
     &microsoft_network::load_balancers::TYPE,
     &microsoft_network::network_interfaces::TYPE,
+    &microsoft_machinelearningservices::workspaces::TYPE,
+    &microsoft_machinelearningservices::computes::TYPE,
+    &microsoft_machinelearningservices::nodes::TYPE,
+    &microsoft_machinelearningservices::locations::TYPE,
 ];
 
 /// The entry of a type, by its full name without regard to case.

@@ -102,23 +102,6 @@ pub(crate) fn distinct_names(write: &Write<'_>, path: &str) -> Result<(), ApiErr
     Ok(())
 }
 
-/// Member of a document that the service made: whose it is. Only the service writes it.
-const MARK: &str = "moat";
-
-/// Carries the service's mark over from the document before, and takes away one that a client
-/// made up.
-pub(crate) fn keep_mark(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    if ctx.principal != SERVICE_PRINCIPAL {
-        document::remove(&mut write.body, MARK);
-    }
-    keep_if_absent(write, MARK);
-}
-
-/// The mark is never answered.
-pub(crate) fn hide_mark(body: &mut Value) {
-    document::remove(body, MARK);
-}
-
 /// The compute that a document was made for, if it still exists and somebody other than the
 /// service asks.
 pub(crate) fn held_by_compute(ctx: &TypeCtx<'_>, body: &Value) -> Option<ResourceId> {
@@ -127,4 +110,20 @@ pub(crate) fn held_by_compute(ctx: &TypeCtx<'_>, body: &Value) -> Option<Resourc
     }
     let compute = ResourceId::parse(document::str_at(body, OWNER)?).ok()?;
     ctx.snapshot.get(&compute).map(|c| c.id.clone())
+}
+
+/// Time as ARM writes it: UTC with seven digits.
+pub(crate) fn time(t: jiff::Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string()
+}
+
+/// A system-assigned identity gets an object id of its own and keeps it.
+pub(crate) fn complete_identity(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
+    let system = document::str_at(&write.body, "identity.type").is_some_and(|t| t.to_lowercase().contains("systemassigned"));
+    if system {
+        let kept = write.before.and_then(|b| document::str_at(b, "identity.principalId")).map(str::to_owned);
+        let principal = kept.unwrap_or_else(|| ctx.uuid("identity").to_string());
+        document::set(&mut write.body, "identity.principalId", json!(principal));
+        document::set(&mut write.body, "identity.tenantId", json!(ctx.tenant));
+    }
 }

@@ -139,3 +139,41 @@ impl World {
         self.snapshot.apply(&Batch { changes, ..Batch::default() });
     }
 }
+
+/// Id of a cluster in the tests' workspace.
+pub(crate) fn cluster_id(name: &str) -> String {
+    format!("{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/moatws/computes/{name}")
+}
+
+/// A cluster as azureml-core sends it, with `inner` merged into its inner properties.
+pub(crate) fn cluster(inner: Value) -> Value {
+    let mut body = json!({"location": "westus2", "properties": {"computeType": "AmlCompute", "computeLocation": "westus2",
+        "properties": {"vmSize": "STANDARD_D2_V2", "vmPriority": "dedicated",
+            "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 4, "nodeIdleTimeBeforeScaleDown": "PT1800S"},
+            "subnet": {"id": net("virtualNetworks/mynetwork/subnets/default")},
+            "remoteLoginPortPublicAccess": "NotSpecified", "enableNodePublicIp": true}}});
+    document::merge(&mut body["properties"]["properties"], &inner);
+    body
+}
+
+/// A workspace, and networks to put clusters into: `mynetwork` with a delegated subnet too, `far` in
+/// another region, and `docker` in the range of the Docker bridge.
+pub(crate) fn ml_world(edition: Edition) -> World {
+    let mut world = World::new(edition);
+    let aci = json!([{"name": "aci", "properties": {"serviceName": "Microsoft.ContainerInstance/containerGroups"}}]);
+    for (name, location, space, subnets) in [
+        ("mynetwork", "westus2", "10.0.0.0/16", json!([
+            {"name": "default", "properties": {"addressPrefix": "10.0.0.0/24"}},
+            {"name": "second", "properties": {"addressPrefix": "10.0.1.0/24"}},
+            {"name": "aci", "properties": {"addressPrefix": "10.0.2.0/24", "delegations": aci}},
+        ])),
+        ("far", "eastus", "10.1.0.0/16", json!([{"name": "default", "properties": {"addressPrefix": "10.1.0.0/24"}}])),
+        ("docker", "westus2", "172.16.0.0/12", json!([{"name": "default", "properties": {"addressPrefix": "172.16.0.0/24"}}])),
+    ] {
+        let body = json!({"location": location, "properties": {"addressSpace": {"addressPrefixes": [space]}, "subnets": subnets}});
+        world.put(&net(&format!("virtualNetworks/{name}")), body).unwrap();
+    }
+    let workspace = format!("{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/moatws");
+    world.put(&workspace, json!({"properties": {}})).unwrap();
+    world
+}

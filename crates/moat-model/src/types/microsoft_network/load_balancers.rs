@@ -36,7 +36,6 @@ pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Network/loadBalancers",
     api_versions: API_VERSIONS,
     completion: Completion::Applied,
-    inherit: |ctx, write| shape::keep_mark(ctx, write),
     refusals: &[
         Refusal { id: "network-name", requirements: &[], check: |_, w| shape::network_name(w.id) },
         Refusal { id: "lb-part-names", requirements: &[], check: names },
@@ -341,7 +340,6 @@ fn members(ctx: &TypeCtx<'_>, part: &ResourceId, member: &str) -> Vec<ResourceId
 }
 
 fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
-    shape::hide_mark(body);
     for part in PARTS {
         shape::render_parts(id, TYPE.name, body, part);
     }
@@ -459,10 +457,6 @@ mod tests {
         world.store(&compute, json!({"properties": {"computeType": "AmlCompute"}}));
         world.store(&lb, json!({"location": "westus2", "moat": {"owner": compute}, "properties": {"backendAddressPools": [{"name": "nodes"}]}}));
         insta::assert_snapshot!(world.delete(&lb).unwrap_err(), @"(LoadBalancerInUseByVirtualMachineScaleSet) Cannot delete load balancer /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/auto since its child resources /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/auto/backendAddressPools/nodes are in use by virtual machine scale set /subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/computes/c.");
-        assert!(world.get(&lb).get("moat").is_none());
-        // A client cannot write the mark away.
-        world.put(&lb, json!({"properties": {"backendAddressPools": [{"name": "nodes"}]}})).unwrap();
-        assert_eq!(world.delete(&lb).unwrap_err().code, "LoadBalancerInUseByVirtualMachineScaleSet");
         world.principal = crate::types::microsoft_machinelearningservices::auto_network::SERVICE_PRINCIPAL;
         world.delete(&lb).unwrap();
     }

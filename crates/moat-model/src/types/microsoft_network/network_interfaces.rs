@@ -24,7 +24,6 @@ pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Network/networkInterfaces",
     api_versions: API_VERSIONS,
     completion: Completion::Applied,
-    inherit: |ctx, write| shape::keep_mark(ctx, write),
     refusals: &[
         Refusal { id: "network-name", requirements: &[], check: |_, w| shape::network_name(w.id) },
         Refusal { id: "nic-configurations", requirements: &[], check: configurations },
@@ -37,10 +36,7 @@ pub static TYPE: ResourceType = ResourceType {
     ],
     complete,
     on_delete,
-    render: |_, id, body| {
-        shape::hide_mark(body);
-        shape::render_parts(id, "Microsoft.Network/networkInterfaces", body, "ipConfigurations");
-    },
+    render: |_, id, body| shape::render_parts(id, "Microsoft.Network/networkInterfaces", body, "ipConfigurations"),
     references: |d| {
         let paths: Vec<&str> = REFERENCES.iter().map(|(p, _)| *p).collect();
         refs::ids(d, &paths)

@@ -14,7 +14,6 @@ pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Network/publicIPAddresses",
     api_versions: API_VERSIONS,
     completion: Completion::Applied,
-    inherit: |ctx, write| shape::keep_mark(ctx, write),
     refusals: &[
         Refusal { id: "network-name", requirements: &[], check: |_, w| shape::network_name(w.id) },
         Refusal { id: "public-ip-values", requirements: &[], check: values },
@@ -176,7 +175,6 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
 }
 
 fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
-    shape::hide_mark(body);
     if let Some(user) = holder(ctx.snapshot, id) {
         let gateway = user.resource_type().eq_ignore_ascii_case("Microsoft.Network/natGateways");
         let member = if gateway { "properties.natGateway" } else { "properties.ipConfiguration" };

@@ -57,7 +57,7 @@ const REFERENCES: &[&str] = &[
 ];
 
 /// The prefixes of a VNet document that parse.
-pub(super) fn prefixes(body: &Value) -> Vec<ipnet::IpNet> {
+pub fn prefixes(body: &Value) -> Vec<ipnet::IpNet> {
     refs::texts(body, "properties.addressSpace.addressPrefixes[]").iter().filter_map(|t| t.parse().ok()).collect()
 }
 

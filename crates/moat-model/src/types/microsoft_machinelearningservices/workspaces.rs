@@ -1,0 +1,214 @@
+//! `Microsoft.MachineLearningServices/workspaces`: the place that computes belong to (PROTOCOL 6.1).
+//!
+//! The storage account, vault and insights that a workspace names are kept as given and are not
+//! required to exist here. Datastores and jobs are not here yet.
+
+use moat_arm::{ApiError, Batch, ResourceId, document};
+use serde_json::{Value, json};
+
+use super::{API_VERSIONS, compute_rules};
+use crate::refs;
+use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, TypeCtx, Write};
+use crate::types::shape;
+
+/// The table entry.
+pub static TYPE: ResourceType = ResourceType {
+    name: "Microsoft.MachineLearningServices/workspaces",
+    api_versions: API_VERSIONS,
+    completion: Completion::Sync,
+    refusals: &[
+        Refusal { id: "workspace-name", requirements: &[], check: name },
+        Refusal { id: "workspace-resources", requirements: &[], check: resources },
+        Refusal { id: "workspace-public-access", requirements: &[], check: public_access },
+    ],
+    complete,
+    render,
+    actions: &[Action { name: "checkComputeNameAvailability", run: check_compute_name }],
+    ..ResourceType::BLANK
+};
+
+/// Members that hold ids; a text that is no id is refused, a missing resource is not.
+const RESOURCES: [&str; 4] = ["storageAccount", "keyVault", "applicationInsights", "containerRegistry"];
+/// Members that the service owns and a write cannot change.
+const OWN: [&str; 3] = ["workspaceId", "creationTime", "tenantId"];
+/// Members that templates send as the texts `true` and `false`.
+const BOOLEANS: [&str; 6] =
+    ["hbiWorkspace", "allowPublicAccessWhenBehindVnet", "v1LegacyMode", "storageHnsEnabled", "enableDataIsolation", "softDeleteEnabled"];
+
+fn name(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    let name = write.id.name();
+    let ok = (3..=33).contains(&name.chars().count())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if ok {
+        return Ok(());
+    }
+    // AZURE: wording not observed.
+    Err(ApiError::bad_request(
+        "InvalidWorkspaceName",
+        format!("The workspace name '{name}' is not allowed. It must be 3 to 33 characters long, begin with a letter or digit, and hold only letters, digits, '-' and '_'."),
+    ))
+}
+
+fn resources(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    for member in RESOURCES {
+        let path = format!("properties.{member}");
+        if let Some(text) = document::str_at(&write.body, &path).filter(|t| !t.is_empty()) {
+            refs::parse(text, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn public_access(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    let value = document::str_at(&write.body, "properties.publicNetworkAccess").filter(|v| !v.is_empty());
+    match value {
+        Some(v) if !["Enabled", "Disabled"].iter().any(|a| a.eq_ignore_ascii_case(v)) => Err(ApiError::bad_request(
+            // AZURE: wording not observed.
+            "InvalidRequestFormat",
+            format!("publicNetworkAccess of workspace {} is '{v}'. Use Enabled or Disabled.", write.id),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
+    let location = document::str_at(&write.body, "location").map(refs::location_key).unwrap_or_default();
+    let now = shape::time(ctx.now);
+    let id = write.id.clone();
+    let body = &mut write.body;
+    for member in BOOLEANS {
+        let path = format!("properties.{member}");
+        let value = document::bool_at(body, &path).unwrap_or(false);
+        document::set(body, &path, json!(value));
+    }
+    for (member, fresh) in OWN.into_iter().zip([
+        // A workspace made again gets a new one: v1 clients cache by it (PROTOCOL 6.2).
+        json!(ctx.uuid("workspaceId").to_string()),
+        json!(now),
+        json!(ctx.tenant),
+    ]) {
+        let path = format!("properties.{member}");
+        let kept = write.before.and_then(|b| document::at(b, &path)).cloned();
+        document::set(body, &path, kept.unwrap_or(fresh));
+    }
+    document::set_default(body, "tags", json!({}));
+    document::set_default(body, "kind", json!("Default"));
+    document::set_default(body, "sku", json!({"name": "Basic", "tier": "Basic"}));
+    document::set_default(body, "properties.friendlyName", json!(id.name()));
+    document::set_default(body, "properties.description", json!(""));
+    if document::str_at(body, "properties.publicNetworkAccess").is_none_or(str::is_empty) {
+        document::set(body, "properties.publicNetworkAccess", json!("Enabled"));
+    }
+    for member in RESOURCES {
+        document::set_default(body, &format!("properties.{member}"), Value::Null);
+    }
+    document::set(body, "properties.discoveryUrl", json!(format!("https://{location}.api.azureml.ms/discovery")));
+    document::set(
+        body,
+        "properties.mlFlowTrackingUri",
+        json!(format!("azureml://{location}.api.azureml.ms/mlflow/v1.0{id}")),
+    );
+    shape::complete_identity(ctx, write);
+    document::set(&mut write.body, "properties.lastModified", json!(now));
+    Ok(())
+}
+
+fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
+    let created = document::at(body, "properties.creationTime").cloned().unwrap_or_default();
+    let modified = document::at(body, "properties.lastModified").cloned().unwrap_or_default();
+    document::remove(body, "properties.lastModified");
+    let location = document::str_at(body, "location").unwrap_or_default().to_owned();
+    let workspace_id = document::str_at(body, "properties.workspaceId").unwrap_or_default().to_owned();
+    document::set(body, "properties.privateEndpointConnections", json!([]));
+    document::set(
+        body,
+        "properties.notebookInfo",
+        json!({
+            "resourceId": workspace_id.replace('-', ""),
+            "fqdn": format!("ml-{}-{location}-{workspace_id}.{location}.notebooks.azure.net", id.name()),
+            "isPrivateLinkEnabled": false,
+            "notebookPreparationError": null,
+        }),
+    );
+    document::set(
+        body,
+        "systemData",
+        json!({
+            "createdAt": created, "createdByType": "Application",
+            "lastModifiedAt": modified, "lastModifiedByType": "Application",
+        }),
+    );
+}
+
+fn check_compute_name(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value) -> Result<ActionResult, ApiError> {
+    let asked = document::str_at(body, "name").unwrap_or_default();
+    let compute = id.child("computes", asked);
+    let region = refs::location_of(ctx.snapshot, id);
+    let problem = compute_rules::name_problem(asked)
+        .or_else(|| compute_rules::name_taken(ctx.snapshot, &compute, region.as_deref(), true));
+    let reason = problem.as_ref().map(|_| if compute_rules::name_problem(asked).is_some() { "Invalid" } else { "AlreadyExists" });
+    Ok(ActionResult {
+        body: json!({
+            "isAvailable": problem.is_none(),
+            "nameAvailable": problem.is_none(),
+            "reason": reason,
+            "message": problem,
+        }),
+        long_running: false,
+        batch: Batch::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+    use super::*;
+    use crate::edition::Edition;
+    use crate::types::testing::{GROUP, World};
+
+    fn id(name: &str) -> String {
+        format!("{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/{name}")
+    }
+
+    #[test]
+    fn a_workspace_answers_what_its_clients_read() {
+        let mut world = World::new(Edition::Current);
+        let storage = format!("{GROUP}/providers/Microsoft.Storage/storageAccounts/not-here");
+        let body = json!({"identity": {"type": "SystemAssigned"}, "properties": {"storageAccount": storage, "hbiWorkspace": "false"}});
+        let stored = world.put(&id("ws1"), body).unwrap();
+        let answered = world.get(&id("ws1"));
+        let p = &answered["properties"];
+        assert_eq!(p["discoveryUrl"], "https://westus2.api.azureml.ms/discovery");
+        assert_eq!(p["mlFlowTrackingUri"], format!("azureml://westus2.api.azureml.ms/mlflow/v1.0{}", id("ws1")));
+        assert_eq!(p["hbiWorkspace"], false);
+        assert_eq!(p["containerRegistry"], Value::Null);
+        assert!(answered["identity"]["principalId"].is_string());
+        // Written again it stays itself; made again it is another.
+        let again = world.put(&id("ws1"), json!({"properties": {"friendlyName": "x"}})).unwrap();
+        assert_eq!(again["properties"]["workspaceId"], stored["properties"]["workspaceId"]);
+        world.delete(&id("ws1")).unwrap();
+        let other = world.put(&id("ws1"), json!({"properties": {}})).unwrap();
+        assert_ne!(other["properties"]["workspaceId"], stored["properties"]["workspaceId"]);
+    }
+
+    #[test]
+    fn bad_names_and_ids_are_refused() {
+        let mut world = World::new(Edition::Current);
+        insta::assert_snapshot!(world.put(&id("w"), json!({"properties": {}})).unwrap_err(), @"(InvalidWorkspaceName) The workspace name 'w' is not allowed. It must be 3 to 33 characters long, begin with a letter or digit, and hold only letters, digits, '-' and '_'.");
+        let no_id = json!({"properties": {"keyVault": "myvault"}});
+        insta::assert_snapshot!(world.put(&id("ws1"), no_id).unwrap_err().code, @"LinkedInvalidPropertyId");
+    }
+
+    #[test]
+    fn compute_names_can_be_asked_for() {
+        let mut world = World::new(Edition::Current);
+        world.put(&id("ws1"), json!({"properties": {}})).unwrap();
+        let mut ask = |name: &str| {
+            let body = json!({"Name": name, "Type": "Microsoft.BatchAI/DataScienceInstance"});
+            world.post(&id("ws1"), "checkComputeNameAvailability", body).unwrap()["isAvailable"] == true
+        };
+        assert!(ask("v1ci"));
+        assert!(!ask("1ci"));
+    }
+}
