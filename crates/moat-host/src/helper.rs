@@ -1,0 +1,255 @@
+//! The helper: the only process with capabilities. One thread, typed requests, no client input, no Azure words.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::protocol::{self, AGENT_CONFIG_BYTES_MAX, Answer, Exit, Request, is_name};
+use crate::world::process;
+use crate::world::{NETNS_DIR, WorldError, view};
+use crate::{Applier, NsName, Observed, SocketSpec, Step};
+
+/// What runs on a node: takes its configuration, returns an exit code.
+pub type Agent = fn(&str) -> i32;
+
+/// Agents at once; a cluster of Azure has at most 1,000 nodes here.
+const AGENTS_MAX: usize = 4_000;
+/// Exit code of an agent that could not be put in its place (EX_OSERR of sysexits.h).
+const EXIT_NO_PLACE: i32 = 71;
+
+/// What executes steps. The Linux one is [`Applier`]; tests have their own.
+pub trait Hands {
+    /// Executes steps in order, up to the first that fails.
+    fn apply(&mut self, steps: &[Step]) -> Result<(), String>;
+    /// Makes a socket in a namespace.
+    fn socket(&mut self, ns: &NsName, spec: &SocketSpec) -> Result<OwnedFd, String>;
+    /// Makes a socket for a group of the firewall log of a namespace.
+    fn nflog(&mut self, ns: &NsName, group: u16) -> Result<OwnedFd, String>;
+    /// Reads back what the kernel has.
+    fn observe(&mut self) -> Result<Observed, String>;
+    /// Removes every namespace.
+    fn reset(&mut self) -> Result<(), String>;
+}
+
+impl Hands for Applier {
+    fn apply(&mut self, steps: &[Step]) -> Result<(), String> {
+        Applier::apply(self, steps).map_err(|error| chain(&error))
+    }
+    fn socket(&mut self, ns: &NsName, spec: &SocketSpec) -> Result<OwnedFd, String> {
+        self.socket_in(ns, spec).map_err(|error| chain(&error))
+    }
+    fn nflog(&mut self, ns: &NsName, group: u16) -> Result<OwnedFd, String> {
+        self.nflog_in(ns, group).map_err(|error| chain(&error))
+    }
+    fn observe(&mut self) -> Result<Observed, String> {
+        Applier::observe(self).map_err(|error| chain(&error))
+    }
+    fn reset(&mut self) -> Result<(), String> {
+        self.destroy().map_err(|error| chain(&error))
+    }
+}
+
+/// An error with its causes: only text crosses to the other process.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Who agents are and what they must not see.
+#[derive(Debug, Clone, Default)]
+pub struct AgentPlace {
+    /// Inside user; `None` where the world has one user only.
+    pub id: Option<u32>,
+    /// Directories to cover.
+    pub hide: Vec<PathBuf>,
+}
+
+/// Serves requests until the server is gone. Returns an exit code.
+pub fn run(stream: UnixStream, hands: impl Hands, agent: Agent, place: AgentPlace) -> i32 {
+    let mut helper = Helper { hands, agent, place, agents: BTreeMap::new(), exited: Vec::new() };
+    loop {
+        match protocol::receive::<Request>(&stream) {
+            Ok(Some((request, fds))) => {
+                let (answer, fd) = helper.answer(request, fds).unwrap_or_else(|refusal| (refusal, None));
+                let fds: Vec<_> = fd.iter().map(|fd: &OwnedFd| fd.as_raw_fd()).collect();
+                if protocol::send(&stream, &answer, &fds).is_err() {
+                    return 0; // the server is gone, and init will end all
+                }
+            }
+            Ok(None) => return 0,
+            Err(error) => {
+                tracing::error!(%error, "the server sent what is no request");
+                return 1;
+            }
+        }
+    }
+}
+
+struct Helper<H> {
+    hands: H,
+    agent: Agent,
+    place: AgentPlace,
+    /// Living agents.
+    agents: BTreeMap<String, Pid>,
+    /// Ended, not yet reported.
+    exited: Vec<Exit>,
+}
+
+type Reply = (Answer, Option<OwnedFd>);
+
+fn refused(why: impl Into<String>) -> Answer {
+    Answer::Refused { why: why.into() }
+}
+
+impl<H: Hands> Helper<H> {
+    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Answer> {
+        match request {
+            Request::Apply { steps } => {
+                for ns in steps.iter().flat_map(names_of) {
+                    check(ns.as_str())?;
+                }
+                self.hands.apply(&steps).map(|()| (Answer::Done, None)).map_err(refused)
+            }
+            Request::Socket { ns, spec } => {
+                check(ns.as_str())?;
+                self.hands.socket(&ns, &spec).map(|fd| (Answer::Done, Some(fd))).map_err(refused)
+            }
+            Request::Nflog { ns, group } => {
+                check(ns.as_str())?;
+                self.hands.nflog(&ns, group).map(|fd| (Answer::Done, Some(fd))).map_err(refused)
+            }
+            Request::Spawn { ns, id, config } => {
+                check(ns.as_str())?;
+                check(&id)?;
+                self.spawn(&ns, id, &config, fds.into_iter().next()).map(|()| (Answer::Done, None))
+            }
+            Request::Kill { id } => {
+                check(&id)?;
+                self.kill(&id);
+                Ok((Answer::Done, None))
+            }
+            Request::Exited => {
+                self.reap();
+                Ok((Answer::Exited(std::mem::take(&mut self.exited)), None))
+            }
+            Request::Observe => {
+                self.hands.observe().map(|seen| (Answer::Observed(Box::new(seen)), None)).map_err(refused)
+            }
+            Request::Reset => {
+                let ids: Vec<String> = self.agents.keys().cloned().collect();
+                for id in ids {
+                    self.kill(&id);
+                }
+                self.hands.reset().map(|()| (Answer::Done, None)).map_err(refused)
+            }
+        }
+    }
+
+    fn spawn(&mut self, ns: &NsName, id: String, config: &str, log: Option<OwnedFd>) -> Result<(), Answer> {
+        self.reap();
+        if self.agents.contains_key(&id) {
+            return Err(refused(format!("agent `{id}` runs already")));
+        }
+        if self.agents.len() >= AGENTS_MAX {
+            return Err(refused(format!("more than {AGENTS_MAX} agents")));
+        }
+        if config.len() > AGENT_CONFIG_BYTES_MAX {
+            return Err(refused("the agent's configuration is too long"));
+        }
+        let netns = File::open(Path::new(NETNS_DIR).join(ns.as_str()))
+            .map_err(|error| refused(format!("namespace `{ns}`: {error}")))?;
+        let (place, agent) = (self.place.clone(), self.agent);
+        let pid = process::spawn(CloneFlags::empty(), move || {
+            let entered = enter(&netns, log.as_ref(), &place);
+            // From here on nothing returns to code that owns a descriptor, so all of the helper's can go.
+            std::mem::forget((netns, log));
+            process::close_all_but(&[]);
+            match entered {
+                Ok(()) => agent(config),
+                Err(error) => {
+                    tracing::error!(why = error.to_failure().what, "an agent could not be put in its place");
+                    EXIT_NO_PLACE
+                }
+            }
+        })
+        .map_err(|error| refused(format!("starting agent `{id}`: {error}")))?;
+        self.agents.insert(id, pid);
+        Ok(())
+    }
+
+    fn kill(&mut self, id: &str) {
+        self.reap();
+        let Some(pid) = self.agents.remove(id) else { return };
+        // Its session: what it started too. Not reaped above, so the number is still its own.
+        let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+        let _ = kill(pid, Signal::SIGKILL);
+        process::wait_code(pid);
+    }
+
+    fn reap(&mut self) {
+        loop {
+            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
+                Ok(_) | Err(_) => return,
+            };
+            let ended = self.agents.iter().find(|(_, agent)| **agent == pid).map(|(id, _)| id.clone());
+            if let Some(id) = ended {
+                self.agents.remove(&id);
+                self.exited.push(Exit { id, code });
+            }
+        }
+    }
+}
+
+/// Namespaces a step names: they become file names.
+fn names_of(step: &Step) -> Vec<&NsName> {
+    match step {
+        Step::CreateNs { ns, .. }
+        | Step::DeleteNs { ns }
+        | Step::DeleteVeth { ns, .. }
+        | Step::Net { ns, .. }
+        | Step::Nft { ns, .. } => vec![ns],
+        Step::CreateVeth(veth) => vec![&veth.a.ns, &veth.b.ns],
+    }
+}
+
+fn check(name: &str) -> Result<(), Answer> {
+    if is_name(name) { Ok(()) } else { Err(refused(format!("`{}` is no name", name.escape_debug()))) }
+}
+
+/// Puts this new process into a node: its network, its files, its user, no rights.
+fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), WorldError> {
+    let _ = nix::sys::prctl::set_name(c"moat-agent");
+    nix::unistd::setsid().map_err(WorldError::step("starting a session"))?;
+    let null =
+        File::options().read(true).write(true).open("/dev/null").map_err(WorldError::step("opening /dev/null"))?;
+    let out = log.map_or(null.as_fd(), |log| log.as_fd());
+    process::redirect(0, null.as_fd()).map_err(WorldError::step("opening stdin"))?;
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(WorldError::step("entering the namespace"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(WorldError::step("making a private tree"))?;
+    view::make_private()?;
+    view::hide(&place.hide)?;
+    view::private_run()?;
+    view::resolver()?;
+    view::protect_kernel()?;
+    process::become_with(place.id, &[]).map_err(WorldError::step("dropping rights"))?;
+    process::die_with_parent(None).map_err(WorldError::step("dying with the helper"))?;
+    process::unblock_signals().map_err(WorldError::step("unblocking signals"))?;
+    for number in [1, 2] {
+        process::redirect(number, out).map_err(WorldError::step("opening the log"))?;
+    }
+    Ok(())
+}
