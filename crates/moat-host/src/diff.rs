@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{HostPlan, Neighbour, NsName, NsPlan, PolicyRule, Route, Veth};
+use crate::layout::{Hop, HostPlan, Neighbour, NsName, NsPlan, PolicyRule, Route, TABLE_LOCAL, TABLE_MAIN, Veth};
 use crate::ruleset::{Base, Element, Rule, SetHeader, Table};
 
 /// Rules in one firewall transaction: one netlink send must fit an unprivileged send buffer.
@@ -164,56 +164,77 @@ pub fn diff(old: &HostPlan, new: &HostPlan) -> Vec<Step> {
     let before = |ns: &NsName| if remade.contains(ns) { &empty } else { old.namespaces.get(ns).unwrap_or(&empty) };
     // Firewalls are complete before the first route leads a packet through a new namespace.
     let mut removals = Vec::new();
+    let mut changes: BTreeMap<&NsName, NetChanges> =
+        new.namespaces.iter().map(|(ns, plan)| (ns, net_changes(ns, before(ns), plan, &lost))).collect();
+    for (ns, c) in &mut changes {
+        net_steps(ns, std::mem::take(&mut c.inert), &mut steps);
+    }
     for (ns, plan) in &new.namespaces {
         table_steps(ns, before(ns).nft.as_ref(), plan.nft.as_ref(), &mut steps, &mut removals);
     }
-    for (ns, plan) in &new.namespaces {
-        let changes = net_changes(ns, before(ns), plan, &lost);
-        for part in changes.chunks(NET_CHANGES_PER_STEP_MAX) {
-            steps.push(Step::Net { ns: ns.clone(), changes: part.to_vec() });
-        }
+    for (ns, c) in &mut changes {
+        net_steps(ns, std::mem::take(&mut c.live), &mut steps);
     }
     steps.append(&mut removals);
+    for (ns, c) in changes {
+        net_steps(ns, c.unused, &mut steps);
+    }
     steps.extend(gone.into_iter().map(|ns| Step::DeleteNs { ns: ns.clone() }));
     steps
 }
 
+fn net_steps(ns: &NsName, changes: Vec<NetChange>, steps: &mut Vec<Step>) {
+    for part in changes.chunks(NET_CHANGES_PER_STEP_MAX) {
+        steps.push(Step::Net { ns: ns.clone(), changes: part.to_vec() });
+    }
+}
+
+/// Changes of one namespace by when they are safe.
+#[derive(Default)]
+struct NetChanges {
+    /// Routing tables that no packet is marked for yet: before the flip.
+    inert: Vec<NetChange>,
+    /// What packets meet at once: after the flip, when the rules for it are there.
+    live: Vec<NetChange>,
+    /// Routing tables that no packet is marked for any more: after the flip.
+    unused: Vec<NetChange>,
+}
+
 /// Changes of one namespace. What hung on a link in `lost` went away with it.
-fn net_changes(ns: &NsName, old: &NsPlan, new: &NsPlan, lost: &BTreeSet<(&NsName, &str)>) -> Vec<NetChange> {
+fn net_changes(ns: &NsName, old: &NsPlan, new: &NsPlan, lost: &BTreeSet<(&NsName, &str)>) -> NetChanges {
     let is_lost = |link: &str| lost.contains(&(ns, link));
     let route_lost = |r: &Route| match &r.hop {
-        crate::layout::Hop::Link(l) | crate::layout::Hop::Via(_, l) => is_lost(l),
-        _ => false,
+        Hop::Link(l) | Hop::Via(_, l) => is_lost(l),
+        Hop::Blackhole | Hop::Throw | Hop::Local => false,
     };
-    let mut out = Vec::new();
-    let replaced = |r: &Route| new.routes.iter().any(|n| (n.table, n.prefix, n.metric) == (r.table, r.prefix, r.metric));
-    for r in old.rules.difference(&new.rules) {
-        out.push(NetChange::DelRule(r.clone()));
+    let by_mark = |r: &Route| r.table != TABLE_MAIN && r.table != TABLE_LOCAL;
+    let kept: BTreeSet<_> = new.routes.iter().map(|r| (r.table, r.prefix, r.metric)).collect();
+    let mut out = NetChanges::default();
+    for r in old.routes.difference(&new.routes) {
+        if !route_lost(r) && !kept.contains(&(r.table, r.prefix, r.metric)) {
+            if by_mark(r) { &mut out.unused } else { &mut out.live }.push(NetChange::DelRoute(r.clone()));
+        }
     }
-    for r in old.routes.difference(&new.routes).filter(|r| !route_lost(r) && !replaced(r)) {
-        out.push(NetChange::DelRoute(r.clone()));
-    }
-    for n in old.neighbours.difference(&new.neighbours).filter(|n| !is_lost(&n.link)) {
-        let kept = new.neighbours.iter().any(|m| (&m.link, m.address) == (&n.link, n.address));
-        if !kept {
-            out.push(NetChange::DelNeighbour(n.clone()));
+    out.unused.extend(old.rules.difference(&new.rules).cloned().map(NetChange::DelRule));
+    let neighbours: BTreeSet<_> = new.neighbours.iter().map(|n| (&n.link, n.address)).collect();
+    for n in old.neighbours.difference(&new.neighbours) {
+        if !is_lost(&n.link) && !neighbours.contains(&(&n.link, n.address)) {
+            out.live.push(NetChange::DelNeighbour(n.clone()));
         }
     }
     for (link, net) in old.addresses.difference(&new.addresses).filter(|(l, _)| !is_lost(l)) {
-        out.push(NetChange::DelAddress(link.clone(), *net));
+        out.live.push(NetChange::DelAddress(link.clone(), *net));
     }
     for (link, net) in new.addresses.iter().filter(|a| !old.addresses.contains(a) || is_lost(&a.0)) {
-        out.push(NetChange::AddAddress(link.clone(), *net));
+        out.live.push(NetChange::AddAddress(link.clone(), *net));
     }
     for n in new.neighbours.iter().filter(|n| !old.neighbours.contains(n) || is_lost(&n.link)) {
-        out.push(NetChange::AddNeighbour(n.clone()));
+        out.live.push(NetChange::AddNeighbour(n.clone()));
     }
     for r in new.routes.iter().filter(|r| !old.routes.contains(r) || route_lost(r)) {
-        out.push(NetChange::AddRoute(r.clone()));
+        if by_mark(r) { &mut out.inert } else { &mut out.live }.push(NetChange::AddRoute(r.clone()));
     }
-    for r in new.rules.difference(&old.rules) {
-        out.push(NetChange::AddRule(r.clone()));
-    }
+    out.inert.extend(new.rules.difference(&old.rules).cloned().map(NetChange::AddRule));
     out
 }
 
@@ -327,9 +348,8 @@ fn table_steps(
     for name in dead() {
         remove.push(NftOp::FlushChain(name.clone()));
     }
-    for (name, set) in old.sets.iter().filter(|(n, s)| !new.sets.contains_key(*n) && s.header.data.is_some()) {
-        // A verdict map holds its chains: it goes before them.
-        let _ = set;
+    // A verdict map holds its chains: it goes before them.
+    for (name, _) in old.sets.iter().filter(|(n, s)| !new.sets.contains_key(*n) && s.header.data.is_some()) {
         remove.push(NftOp::DelSet(name.clone()));
     }
     for name in dead() {

@@ -136,7 +136,7 @@ pub enum Hop {
 pub struct PolicyRule {
     /// Mark.
     pub mark: u32,
-    /// Table, and priority of the rule.
+    /// Table.
     pub table: u32,
 }
 

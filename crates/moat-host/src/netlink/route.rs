@@ -140,14 +140,17 @@ pub fn route(add: bool, index: Option<u32>, route: &Route) -> Builder {
     m
 }
 
-/// Adds or removes a policy rule; the table's number is its priority too.
+/// Before table `main` (32766). Rules differ by mark, so one priority does for all.
+const RULE_PRIORITY: u32 = 100;
+
+/// Adds or removes a policy rule.
 pub fn policy_rule(add: bool, rule: &PolicyRule) -> Builder {
     let mut fixed = [0; 12];
     fixed[0] = AF_INET;
     fixed[7] = FR_ACT_TO_TBL;
     let (kind, flags) = if add { (libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL) } else { (libc::RTM_DELRULE, 0) };
     let mut m = Builder::new(kind, flags, &fixed);
-    m.u32(FRA_PRIORITY, rule.table).u32(FRA_FWMARK, rule.mark).u32(FRA_TABLE, rule.table);
+    m.u32(FRA_PRIORITY, RULE_PRIORITY).u32(FRA_FWMARK, rule.mark).u32(FRA_TABLE, rule.table);
     m
 }
 
