@@ -2,7 +2,7 @@
 //!
 //! They are not part of this repository: they are read from `$MOAT_SHARED/vectors` or from
 //! `../shared/vectors` beside it, and the test says so when it has to skip.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::disallowed_methods, reason = "a test reads files")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

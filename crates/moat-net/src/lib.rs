@@ -7,6 +7,7 @@
 //! (the two tables every subnet has), [`layers`] (one file a layer), [`trace`](mod@trace) (the walk).
 
 pub mod address;
+pub mod generate;
 pub mod ir;
 pub mod layers;
 pub mod nsg;

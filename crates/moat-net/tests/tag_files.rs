@@ -2,7 +2,7 @@
 //!
 //! The files are not part of this repository: they are read from `$MOAT_SHARED/corpus/service-tags`
 //! or from `../shared/...` beside it, and the test says so when it has to skip.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::disallowed_methods, reason = "a test reads files")]
 
 use std::path::PathBuf;
 
