@@ -48,7 +48,7 @@ pub(super) fn run<H: Hands>(
     ready: Ready,
     mut go: File,
     server: impl FnOnce(ServerSeat) -> Result<(), Failure>,
-    hands: impl FnOnce() -> H,
+    hands: impl FnOnce() -> Result<H, Failure>,
     agent: Agent,
 ) -> i32 {
     let mut line = Vec::new();
@@ -72,7 +72,7 @@ fn start<H: Hands>(
     ready: &Ready,
     owners: &Owners,
     server: impl FnOnce(ServerSeat) -> Result<(), Failure>,
-    hands: impl FnOnce() -> H,
+    hands: impl FnOnce() -> Result<H, Failure>,
     agent: Agent,
 ) -> Result<(Pid, Pid), WorldError> {
     let _ = nix::sys::prctl::set_name(c"moat-init");
@@ -96,10 +96,16 @@ fn start<H: Hands>(
         let _ = nix::sys::prctl::set_name(c"moat-helper");
         process::close_all_but(&[far_in_helper.as_fd()]);
         if let Err(error) = take_place(helper_id, &HELPER_CAPS) {
-            tracing::error!(%error, "helper");
+            tracing::error!(%error, "the helper could not take its place");
             return EXIT_BROKEN;
         }
-        helper::run(far_in_helper, hands(), agent, helper::AgentPlace { id: agent_id, hide })
+        match hands() {
+            Ok(hands) => helper::run(far_in_helper, hands, agent, helper::AgentPlace { id: agent_id, hide }),
+            Err(failure) => {
+                tracing::error!(why = failure.what, "the helper could not start");
+                EXIT_BROKEN
+            }
+        }
     })
     .map_err(WorldError::step("starting the helper"))?;
     drop(far);

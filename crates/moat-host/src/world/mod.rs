@@ -130,7 +130,7 @@ pub fn ending_signals() -> SigSet {
 pub fn create<H: Hands>(
     spec: WorldSpec,
     server: impl FnOnce(ServerSeat) -> Result<(), Failure>,
-    hands: impl FnOnce() -> H,
+    hands: impl FnOnce() -> Result<H, Failure>,
     agent: Agent,
 ) -> Result<World, WorldError> {
     let (ready_in, ready_out) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(WorldError::step("making a pipe"))?;

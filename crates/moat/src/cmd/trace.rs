@@ -1,0 +1,80 @@
+//! `moat trace`: the model's verdict on a flow, each hop and the rule that decides.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use moat_host::world::Failure;
+use serde_json::{Value, json};
+
+use super::{Format, Which};
+use crate::control::Control;
+use crate::ui;
+
+/// Say what would happen to a packet.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    format: Format,
+    /// Where it starts: a network interface's name or id, an address, or `internet`.
+    #[arg(required_unless_present = "world")]
+    from: Option<String>,
+    /// Where it goes: the same, or a host name.
+    #[arg(required_unless_present = "world")]
+    to: Option<String>,
+    /// Destination port.
+    #[arg(long, default_value_t = 443)]
+    port: u16,
+    /// Protocol.
+    #[arg(long, value_enum, ignore_case = true, default_value = "tcp")]
+    protocol: Protocol,
+    /// Answer CASES against the world in FILE instead of a running environment.
+    #[arg(long, value_name = "FILE", requires = "cases", conflicts_with_all = ["from", "to"])]
+    world: Option<PathBuf>,
+    /// The cases, one JSON object a line.
+    #[arg(long, value_name = "FILE", requires = "world")]
+    cases: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// See the module.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let (Some(world), Some(cases)) = (&arguments.world, &arguments.cases) {
+        return cases_of(world, cases);
+    }
+    let protocol = match arguments.protocol {
+        Protocol::Tcp => "Tcp",
+        Protocol::Udp => "Udp",
+        Protocol::Icmp => "Icmp",
+    };
+    let params = json!({ "from": arguments.from, "to": arguments.to, "port": arguments.port, "protocol": protocol });
+    let answer = Control::connect(&arguments.which.environment()?)?.call("trace", &params)?;
+    if arguments.format.is_json() {
+        ui::out_json(&answer);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, value) in answer.as_object().into_iter().flatten() {
+        match value {
+            Value::Array(hops) => {
+                ui::out(format_args!("{name}:"));
+                for hop in hops {
+                    ui::out(format_args!("  {}", super::status::plain(hop)));
+                }
+            }
+            other => ui::out(format_args!("{name}: {}", super::status::plain(other))),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cases_of(world: &std::path::Path, _cases: &std::path::Path) -> Result<ExitCode, Failure> {
+    Err(Failure::bare(format!("worlds in files are not read yet: `{}`", world.display())))
+}
