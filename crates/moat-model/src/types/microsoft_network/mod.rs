@@ -2,18 +2,24 @@
 //! `moat-net`; this folder only keeps documents that make sense there.
 
 pub mod application_security_groups;
+mod effective;
 pub mod load_balancers;
 pub mod nat_gateways;
 pub mod network_interfaces;
 pub mod network_security_groups;
+pub mod network_watchers;
 pub mod peerings;
 mod prefix;
+pub mod private_dns_zones;
+pub mod private_endpoints;
 pub mod public_ip_addresses;
 pub mod route_tables;
 pub mod security_rules;
 pub mod subnets;
-mod tags;
+pub mod tags;
 pub mod virtual_networks;
+
+pub use tags::service_tags;
 
 /// Versions that clients were seen to use, newest first.
 const API_VERSIONS: &[&str] = &[

@@ -9,8 +9,8 @@ use std::net::Ipv4Addr;
 use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Value, json};
 
-use super::{API_VERSIONS, public_ip_addresses};
-use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
+use super::{API_VERSIONS, effective, public_ip_addresses};
+use crate::resource_type::{Action, Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::types::shape;
 use crate::{alloc, refs};
 
@@ -37,6 +37,10 @@ pub static TYPE: ResourceType = ResourceType {
     complete,
     on_delete,
     render: |_, id, body| shape::render_parts(id, "Microsoft.Network/networkInterfaces", body, "ipConfigurations"),
+    actions: &[
+        Action { name: "effectiveNetworkSecurityGroups", run: effective::security_groups },
+        Action { name: "effectiveRouteTable", run: effective::route_table },
+    ],
     references: |d| {
         let paths: Vec<&str> = REFERENCES.iter().map(|(p, _)| *p).collect();
         refs::ids(d, &paths)

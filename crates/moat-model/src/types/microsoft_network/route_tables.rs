@@ -61,7 +61,7 @@ fn prefixes(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     for (id, text, _) in routes(write) {
         if !is_tag(text) {
             prefix::parse(text, &id)?;
-        } else if let Some(why) = tags::problem(ctx, text) {
+        } else if let Some(why) = tags::route_problem(ctx, text) {
             return Err(ApiError::bad_request(
                 "InvalidAddressPrefixFormat",
                 format!("Address prefix {text} of resource {id} is not formatted correctly. It should follow CIDR notation, for example 10.0.0.0/24, or name a service tag.{why}"),
@@ -216,7 +216,7 @@ mod tests {
     fn broken_routes_are_refused() {
         insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.1/24", "nextHopType": "None"})), @"(InvalidCIDRNotation) The address prefix 10.0.0.1/24 in resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r has an invalid CIDR notation. For the given prefix length, the address prefix should be 10.0.0.0/24.");
         insta::assert_snapshot!(check(json!({"addressPrefix": "10.0.0.0", "nextHopType": "None"})), @"(InvalidAddressPrefixFormat) Address prefix 10.0.0.0 of resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r is not formatted correctly. It should follow CIDR notation, for example 10.0.0.0/24.");
-        insta::assert_snapshot!(check(json!({"addressPrefix": "AzureStorage", "nextHopType": "Internet"})), @"(InvalidAddressPrefixFormat) Address prefix AzureStorage of resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r is not formatted correctly. It should follow CIDR notation, for example 10.0.0.0/24, or name a service tag. The service tag is called Storage.");
+        insta::assert_snapshot!(check(json!({"addressPrefix": "AzureStorage", "nextHopType": "Internet"})), @"(InvalidAddressPrefixFormat) Address prefix AzureStorage of resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r is not formatted correctly. It should follow CIDR notation, for example 10.0.0.0/24, or name a service tag. There is no such service tag; did you mean Storage?");
         insta::assert_snapshot!(check(json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance"})), @"(InvalidNextHopIpAddress) Route /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r leads to a virtual appliance and names no nextHopIpAddress.");
         insta::assert_snapshot!(check(json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "Internet", "nextHopIpAddress": "10.0.0.4"})), @"(InvalidNextHopIpAddress) Route /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r has the next hop address 10.0.0.4, which only a next hop of type VirtualAppliance may have.");
         insta::assert_snapshot!(check(json!({"addressPrefix": "0.0.0.0/0", "nextHopType": "VNetPeering"})), @"(InvalidRequestFormat) Route /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t/routes/r has the next hop type 'VNetPeering'. Use one of VirtualNetworkGateway, VnetLocal, Internet, VirtualAppliance, None.");
