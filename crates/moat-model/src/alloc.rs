@@ -60,7 +60,7 @@ pub fn holders(snapshot: &Snapshot, scope: &ResourceId) -> Vec<Holder> {
     let mut found = Vec::new();
     for (kind, array, segment) in PARTS {
         for stored in snapshot.in_groups(kind) {
-            found.extend(holders_in(&stored.id, &stored.body, array, segment));
+            found.extend(holders_in(&stored.id, &stored.body, array, segment, scope));
         }
     }
     for stored in snapshot.in_groups("Microsoft.Network/privateEndpoints") {
@@ -71,10 +71,13 @@ pub fn holders(snapshot: &Snapshot, scope: &ResourceId) -> Vec<Holder> {
     found
 }
 
-/// The holders within one document.
-fn holders_in(id: &ResourceId, body: &Value, array: &str, segment: &str) -> Vec<Holder> {
+/// The holders within one document that may lie in `scope`. Compares texts before it parses: with
+/// many nodes nearly all of this function's work is on parts that lie elsewhere.
+fn holders_in(id: &ResourceId, body: &Value, array: &str, segment: &str, scope: &ResourceId) -> Vec<Holder> {
+    let near = |text: &&str| text.get(..scope.as_str().len()).is_some_and(|t| t.eq_ignore_ascii_case(scope.as_str()));
     let hold = |part: &Value| {
-        let subnet = ResourceId::parse(document::str_at(part, "properties.subnet.id")?).ok()?;
+        let text = document::str_at(part, "properties.subnet.id").filter(near)?;
+        let subnet = ResourceId::parse(text).ok()?;
         let address = document::str_at(part, "properties.privateIPAddress").and_then(|a| a.parse().ok());
         let part = id.child(segment, document::str_at(part, "name").unwrap_or("default"));
         Some(Holder { part, subnet, address })
@@ -98,10 +101,7 @@ pub fn next_private(
     also_taken: &BTreeSet<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
     let taken: BTreeSet<Ipv4Addr> = holders(snapshot, subnet_id).into_iter().filter_map(|h| h.address).collect();
-    subnet_prefixes(subnet)
-        .into_iter()
-        .flat_map(usable)
-        .find(|a| !taken.contains(a) && !also_taken.contains(a))
+    subnet_prefixes(subnet).into_iter().flat_map(usable).find(|a| !taken.contains(a) && !also_taken.contains(a))
 }
 
 /// How many more resources the subnet can hold.

@@ -122,9 +122,7 @@ fn find_in<'a>(body: &'a Value, id: &ResourceId) -> Option<&'a Value> {
 /// Walks the whole world: for tools and rare deletes, not for reads.
 pub fn referrers(snapshot: &Snapshot, id: &ResourceId) -> Vec<ResourceId> {
     let points_here = |document: &Value, t: &ResourceType| {
-        (t.references)(document)
-            .iter()
-            .any(|text| ResourceId::parse(text).is_ok_and(|target| target.is_within(id)))
+        (t.references)(document).iter().any(|text| ResourceId::parse(text).is_ok_and(|target| target.is_within(id)))
     };
     snapshot
         .all()

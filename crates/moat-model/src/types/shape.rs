@@ -88,14 +88,19 @@ pub(crate) fn distinct_names(write: &Write<'_>, path: &str) -> Result<(), ApiErr
         if name.is_empty() || name_rule(name, 80).is_err() {
             return Err(ApiError::bad_request(
                 "InvalidResourceName",
-                format!("Resource name {name} is invalid. The name can be up to 80 characters long. It must begin with a word character, and it must end with a word character or with '_'. The name may contain word characters or '.', '-', '_'."),
+                format!(
+                    "Resource name {name} is invalid. The name can be up to 80 characters long. It must begin with a word character, and it must end with a word character or with '_'. The name may contain word characters or '.', '-', '_'."
+                ),
             ));
         }
         if !seen.insert(name.to_lowercase()) {
             let place = path.rsplit('.').next().unwrap_or(path);
             return Err(ApiError::bad_request(
                 "InvalidRequestFormat",
-                format!("Cannot parse the request.  Additional details: duplicate resource name '{name}' in `{place}` of {}.", write.id),
+                format!(
+                    "Cannot parse the request.  Additional details: duplicate resource name '{name}' in `{place}` of {}.",
+                    write.id
+                ),
             ));
         }
     }
@@ -119,7 +124,8 @@ pub(crate) fn time(t: jiff::Timestamp) -> String {
 
 /// A system-assigned identity gets an object id of its own and keeps it.
 pub(crate) fn complete_identity(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    let system = document::str_at(&write.body, "identity.type").is_some_and(|t| t.to_lowercase().contains("systemassigned"));
+    let system =
+        document::str_at(&write.body, "identity.type").is_some_and(|t| t.to_lowercase().contains("systemassigned"));
     if system {
         let kept = write.before.and_then(|b| document::str_at(b, "identity.principalId")).map(str::to_owned);
         let principal = kept.unwrap_or_else(|| ctx.uuid("identity").to_string());

@@ -86,7 +86,9 @@ impl World {
         self.writes += 1;
         self.snapshot.apply(&batch);
         Ok(match kind.scope {
-            Scope::Embedded(array) => crate::refs::named(document::array_at(&stored, array), id.name()).unwrap().clone(),
+            Scope::Embedded(array) => {
+                crate::refs::named(document::array_at(&stored, array), id.name()).unwrap().clone()
+            }
             _ => stored,
         })
     }
@@ -162,13 +164,23 @@ pub(crate) fn ml_world(edition: Edition) -> World {
     let mut world = World::new(edition);
     let aci = json!([{"name": "aci", "properties": {"serviceName": "Microsoft.ContainerInstance/containerGroups"}}]);
     for (name, location, space, subnets) in [
-        ("mynetwork", "westus2", "10.0.0.0/16", json!([
-            {"name": "default", "properties": {"addressPrefix": "10.0.0.0/24"}},
-            {"name": "second", "properties": {"addressPrefix": "10.0.1.0/24"}},
-            {"name": "aci", "properties": {"addressPrefix": "10.0.2.0/24", "delegations": aci}},
-        ])),
+        (
+            "mynetwork",
+            "westus2",
+            "10.0.0.0/16",
+            json!([
+                {"name": "default", "properties": {"addressPrefix": "10.0.0.0/24"}},
+                {"name": "second", "properties": {"addressPrefix": "10.0.1.0/24"}},
+                {"name": "aci", "properties": {"addressPrefix": "10.0.2.0/24", "delegations": aci}},
+            ]),
+        ),
         ("far", "eastus", "10.1.0.0/16", json!([{"name": "default", "properties": {"addressPrefix": "10.1.0.0/24"}}])),
-        ("docker", "westus2", "172.16.0.0/12", json!([{"name": "default", "properties": {"addressPrefix": "172.16.0.0/24"}}])),
+        (
+            "docker",
+            "westus2",
+            "172.16.0.0/12",
+            json!([{"name": "default", "properties": {"addressPrefix": "172.16.0.0/24"}}]),
+        ),
     ] {
         let body = json!({"location": location, "properties": {"addressSpace": {"addressPrefixes": [space]}, "subnets": subnets}});
         world.put(&net(&format!("virtualNetworks/{name}")), body).unwrap();

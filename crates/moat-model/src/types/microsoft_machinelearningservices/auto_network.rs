@@ -204,19 +204,21 @@ pub fn public_address(snapshot: &Snapshot, compute_id: &ResourceId, compute: &Va
 }
 
 fn security_rules(compute: &Value, edition: Edition) -> Vec<Value> {
-    let rule = |name: &str, priority: u32, direction: &str, source: &str, destination: &str, protocol: &str, ports: &str| {
-        json!({ "name": name, "properties": {
-            "priority": priority, "direction": direction, "access": "Allow", "protocol": protocol,
-            "sourceAddressPrefix": source, "sourcePortRange": "*",
-            "destinationAddressPrefix": destination, "destinationPortRange": ports,
-        }})
-    };
+    let rule =
+        |name: &str, priority: u32, direction: &str, source: &str, destination: &str, protocol: &str, ports: &str| {
+            json!({ "name": name, "properties": {
+                "priority": priority, "direction": direction, "access": "Allow", "protocol": protocol,
+                "sourceAddressPrefix": source, "sourcePortRange": "*",
+                "destinationAddressPrefix": destination, "destinationPortRange": ports,
+            }})
+        };
     let mut rules = Vec::new();
     if edition == Edition::Seed2021 {
         rules.push(rule("BatchServiceRule", 120, "Inbound", "BatchNodeManagement", "*", "Tcp", "29876-29877"));
     }
     rules.push(rule("AzureMachineLearningRule", 130, "Inbound", "AzureMachineLearning", "*", "Tcp", "44224"));
-    let remote = document::str_at(compute, "properties.properties.remoteLoginPortPublicAccess").unwrap_or("NotSpecified");
+    let remote =
+        document::str_at(compute, "properties.properties.remoteLoginPortPublicAccess").unwrap_or("NotSpecified");
     if remote.eq_ignore_ascii_case("Enabled") {
         rules.push(rule("RemoteLoginRule", 140, "Inbound", "*", "*", "Tcp", "22"));
     }
@@ -240,7 +242,10 @@ impl Place {
         let subnet = subnet(compute).ok_or_else(|| {
             ApiError::bad_request(
                 "InvalidSubnet",
-                format!("The compute `{}` names no subnet; a compute outside a virtual network has no nodes here.", compute_id.name()),
+                format!(
+                    "The compute `{}` names no subnet; a compute outside a virtual network has no nodes here.",
+                    compute_id.name()
+                ),
             )
         })?;
         let (Some(subscription), Some(group)) = (subnet.subscription(), subnet.resource_group()) else {
@@ -284,7 +289,8 @@ impl Place {
 mod tests {
     use super::*;
 
-    const SUBNET: &str = "/subscriptions/s/resourceGroups/netrg/providers/Microsoft.Network/virtualNetworks/v/subnets/default";
+    const SUBNET: &str =
+        "/subscriptions/s/resourceGroups/netrg/providers/Microsoft.Network/virtualNetworks/v/subnets/default";
 
     fn compute(extra: Value) -> (ResourceId, Value) {
         let id = ResourceId::parse(
@@ -318,7 +324,9 @@ mod tests {
     fn rules_follow_the_edition() {
         assert!(rule_names(Edition::Seed2021, json!({})).contains(&"BatchServiceRule".to_owned()));
         let current = rule_names(Edition::Current, json!({}));
-        assert!(!current.contains(&"BatchServiceRule".to_owned()) && current.contains(&"BatchServiceOutRule".to_owned()));
+        assert!(
+            !current.contains(&"BatchServiceRule".to_owned()) && current.contains(&"BatchServiceOutRule".to_owned())
+        );
         assert!(!current.contains(&"RemoteLoginRule".to_owned()));
         assert!(
             rule_names(Edition::Current, json!({ "remoteLoginPortPublicAccess": "Enabled" }))

@@ -47,8 +47,15 @@ fn text<'a>(body: &'a Value, member: &str) -> Option<&'a str> {
 
 fn kind(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     const KNOWN: [&str; 9] = [
-        "ComputeInstance", "VirtualMachine", "HDInsight", "Databricks", "AKS", "Kubernetes", "DataFactory",
-        "DataLakeAnalytics", "SynapseSpark",
+        "ComputeInstance",
+        "VirtualMachine",
+        "HDInsight",
+        "Databricks",
+        "AKS",
+        "Kubernetes",
+        "DataFactory",
+        "DataLakeAnalytics",
+        "SynapseSpark",
     ];
     match document::str_at(&write.body, "properties.computeType") {
         Some(t) if t.eq_ignore_ascii_case("AmlCompute") => Ok(()),
@@ -148,7 +155,8 @@ fn scale(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     let path = |m: &str| format!("properties.properties.scaleSettings.{m}");
     let (minimum, maximum) = (path("minNodeCount"), path("maxNodeCount"));
     // AZURE: wording not observed.
-    let refuse = |why: String, target: &str| Err(ApiError::bad_request("InvalidScaleSettings", why).with_target(target));
+    let refuse =
+        |why: String, target: &str| Err(ApiError::bad_request("InvalidScaleSettings", why).with_target(target));
     let Some(most) = document::u64_at(&write.body, &maximum) else {
         return refuse("scaleSettings needs maxNodeCount, a whole number of at least 0.".to_owned(), &maximum);
     };
@@ -166,7 +174,10 @@ fn scale(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     if let Some(said) = document::at(&write.body, &idle) {
         let span = said.as_str().and_then(|t| t.parse::<jiff::SignedDuration>().ok()).filter(|d| !d.is_negative());
         if span.is_none() {
-            return refuse(format!("nodeIdleTimeBeforeScaleDown {said} is not an ISO 8601 duration such as PT120S."), &idle);
+            return refuse(
+                format!("nodeIdleTimeBeforeScaleDown {said} is not an ISO 8601 duration such as PT120S."),
+                &idle,
+            );
         }
     }
     Ok(())
@@ -194,7 +205,10 @@ fn immutable(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         // AZURE: code known by name (errors.md section 5), wording not observed.
         Err(ApiError::bad_request(
             "PropertyChangeNotAllowed",
-            format!("Changing property '{member}' of compute '{}' is not allowed. Delete the compute and create it again.", write.id.name()),
+            format!(
+                "Changing property '{member}' of compute '{}' is not allowed. Delete the compute and create it again.",
+                write.id.name()
+            ),
         )
         .with_target(format!("properties.properties.{member}")))
     };

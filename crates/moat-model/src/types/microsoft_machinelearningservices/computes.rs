@@ -84,7 +84,9 @@ fn inherit(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
     {
         document::set(&mut write.body, "properties.properties.subnet", subnet.clone());
     }
-    for member in ["vmSize", "vmPriority", "osType", "enableNodePublicIp", "remoteLoginPortPublicAccess", "scaleSettings"] {
+    for member in
+        ["vmSize", "vmPriority", "osType", "enableNodePublicIp", "remoteLoginPortPublicAccess", "scaleSettings"]
+    {
         shape::keep_if_absent(write, &format!("properties.properties.{member}"));
     }
     for member in ["computeType", "description", "disableLocalAuth"] {

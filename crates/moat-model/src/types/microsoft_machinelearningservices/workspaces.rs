@@ -32,8 +32,14 @@ const RESOURCES: [&str; 4] = ["storageAccount", "keyVault", "applicationInsights
 /// Members that the service owns and a write cannot change.
 const OWN: [&str; 3] = ["workspaceId", "creationTime", "tenantId"];
 /// Members that templates send as the texts `true` and `false`.
-const BOOLEANS: [&str; 6] =
-    ["hbiWorkspace", "allowPublicAccessWhenBehindVnet", "v1LegacyMode", "storageHnsEnabled", "enableDataIsolation", "softDeleteEnabled"];
+const BOOLEANS: [&str; 6] = [
+    "hbiWorkspace",
+    "allowPublicAccessWhenBehindVnet",
+    "v1LegacyMode",
+    "storageHnsEnabled",
+    "enableDataIsolation",
+    "softDeleteEnabled",
+];
 
 fn name(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     let name = write.id.name();
@@ -46,7 +52,9 @@ fn name(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     // AZURE: wording not observed.
     Err(ApiError::bad_request(
         "InvalidWorkspaceName",
-        format!("The workspace name '{name}' is not allowed. It must be 3 to 33 characters long, begin with a letter or digit, and hold only letters, digits, '-' and '_'."),
+        format!(
+            "The workspace name '{name}' is not allowed. It must be 3 to 33 characters long, begin with a letter or digit, and hold only letters, digits, '-' and '_'."
+        ),
     ))
 }
 
@@ -147,7 +155,9 @@ fn check_compute_name(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value) -> Resul
     let region = refs::location_of(ctx.snapshot, id);
     let problem = compute_rules::name_problem(asked)
         .or_else(|| compute_rules::name_taken(ctx.snapshot, &compute, region.as_deref(), true));
-    let reason = problem.as_ref().map(|_| if compute_rules::name_problem(asked).is_some() { "Invalid" } else { "AlreadyExists" });
+    let reason = problem
+        .as_ref()
+        .map(|_| if compute_rules::name_problem(asked).is_some() { "Invalid" } else { "AlreadyExists" });
     Ok(ActionResult {
         body: json!({
             "isAvailable": problem.is_none(),

@@ -61,7 +61,8 @@ fn security_group(net: &Net, effective: &EffectiveNsg<'_>) -> Value {
 fn security_rule(effective: &EffectiveRule<'_>) -> Value {
     let rule = effective.rule;
     let list = if nsg::is_default(rule) { "defaultSecurityRules" } else { "securityRules" };
-    let ports = |ranges: &[PortRange]| -> Vec<String> { ranges.iter().map(|r| format!("{}-{}", r.first, r.last)).collect() };
+    let ports =
+        |ranges: &[PortRange]| -> Vec<String> { ranges.iter().map(|r| format!("{}-{}", r.first, r.last)).collect() };
     let addresses = |side: &[AddressMatch]| -> Vec<String> { side.iter().filter_map(address).collect() };
     let (source_ports, destination_ports) = (ports(&rule.source_ports), ports(&rule.destination_ports));
     let (sources, destinations) = (addresses(&rule.sources), addresses(&rule.destinations));
@@ -176,7 +177,8 @@ fn needed<'a>(body: &'a Value, member: &str) -> Result<&'a str, ApiError> {
 
 fn malformed(member: &str, what: &str) -> ApiError {
     // AZURE: wording not observed.
-    ApiError::bad_request("InvalidRequestFormat", format!("Cannot parse the request: {member} {what}.")).with_target(member)
+    ApiError::bad_request("InvalidRequestFormat", format!("Cannot parse the request: {member} {what}."))
+        .with_target(member)
 }
 
 fn ip(body: &Value, member: &str) -> Result<IpAddr, ApiError> {
@@ -216,10 +218,7 @@ fn target(ctx: &TypeCtx<'_>, net: &Net, body: &Value, local: IpAddr) -> Result<N
     let has_address = |ix: &NicIx| net.nic(*ix).ip_configs.iter().any(|c| c.address == local);
     known.into_iter().find(has_address).ok_or_else(|| {
         // AZURE: wording not observed.
-        ApiError::bad_request(
-            "InvalidLocalIPAddress",
-            format!("No network interface of {id} has the address {local}."),
-        )
+        ApiError::bad_request("InvalidLocalIPAddress", format!("No network interface of {id} has the address {local}."))
     })
 }
 
@@ -317,7 +316,12 @@ mod tests {
         let hop = |to: &str| {
             let body = json!({"sourceIPAddress": "10.0.0.4", "destinationIPAddress": to, "targetResourceId": id("networkInterfaces/nic1")});
             let v = world().post(&id("networkWatchers/NetworkWatcher_westus2"), "nextHop", body).unwrap();
-            format!("{} {} {}", v["nextHopType"].as_str().unwrap(), v["nextHopIpAddress"].as_str().unwrap_or("-"), v["routeTableId"].as_str().unwrap())
+            format!(
+                "{} {} {}",
+                v["nextHopType"].as_str().unwrap(),
+                v["nextHopIpAddress"].as_str().unwrap_or("-"),
+                v["routeTableId"].as_str().unwrap()
+            )
         };
         insta::assert_snapshot!(hop("10.0.7.7"), @"VnetLocal - System Route");
         insta::assert_snapshot!(hop("8.8.8.8"), @"VirtualAppliance 10.0.9.4 /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/t");
@@ -337,13 +341,17 @@ mod tests {
 
     #[test]
     fn effective_rules_are_listed_with_their_tags_expanded() {
-        let answer = world().post(&id("networkInterfaces/nic1"), "effectiveNetworkSecurityGroups", Value::Null).unwrap();
+        let answer =
+            world().post(&id("networkInterfaces/nic1"), "effectiveNetworkSecurityGroups", Value::Null).unwrap();
         let group = &answer["value"][0];
         assert_eq!(group["association"]["subnet"]["id"], id("virtualNetworks/v/subnets/a"));
         let rules = group["effectiveSecurityRules"].as_array().unwrap();
         assert_eq!(rules.len(), 7);
         assert_eq!(rules[0]["name"], "securityRules/ssh");
-        assert_eq!((&rules[0]["sourceAddressPrefix"], &rules[0]["destinationPortRange"]), (&json!("Internet"), &json!("22-22")));
+        assert_eq!(
+            (&rules[0]["sourceAddressPrefix"], &rules[0]["destinationPortRange"]),
+            (&json!("Internet"), &json!("22-22"))
+        );
         assert!(!rules[0]["expandedSourceAddressPrefix"].as_array().unwrap().is_empty());
         assert_eq!(rules[1]["name"], "defaultSecurityRules/AllowVnetInBound");
         assert_eq!(rules[1]["protocol"], "All");
@@ -355,7 +363,12 @@ mod tests {
         let line = |r: &Value| {
             let prefixes = r["addressPrefix"].as_array().unwrap();
             let shown = if prefixes.len() > 1 { "(several)" } else { prefixes[0].as_str().unwrap() };
-            format!("{} {} {shown} {}", r["source"].as_str().unwrap(), r["state"].as_str().unwrap(), r["nextHopType"].as_str().unwrap())
+            format!(
+                "{} {} {shown} {}",
+                r["source"].as_str().unwrap(),
+                r["state"].as_str().unwrap(),
+                r["nextHopType"].as_str().unwrap()
+            )
         };
         let lines: Vec<String> = answer["value"].as_array().unwrap().iter().map(line).collect();
         insta::assert_snapshot!(lines.join("\n"), @"Default Active 10.0.0.0/16 VnetLocal

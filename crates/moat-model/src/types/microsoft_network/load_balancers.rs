@@ -62,15 +62,39 @@ pub static TYPE: ResourceType = ResourceType {
 const REFERENCES: [(&str, &str); 11] = [
     ("properties.frontendIPConfigurations[].properties.subnet.id", "Microsoft.Network/virtualNetworks/subnets"),
     ("properties.frontendIPConfigurations[].properties.publicIPAddress.id", "Microsoft.Network/publicIPAddresses"),
-    ("properties.loadBalancingRules[].properties.frontendIPConfiguration.id", "Microsoft.Network/loadBalancers/frontendIPConfigurations"),
-    ("properties.loadBalancingRules[].properties.backendAddressPool.id", "Microsoft.Network/loadBalancers/backendAddressPools"),
+    (
+        "properties.loadBalancingRules[].properties.frontendIPConfiguration.id",
+        "Microsoft.Network/loadBalancers/frontendIPConfigurations",
+    ),
+    (
+        "properties.loadBalancingRules[].properties.backendAddressPool.id",
+        "Microsoft.Network/loadBalancers/backendAddressPools",
+    ),
     ("properties.loadBalancingRules[].properties.probe.id", "Microsoft.Network/loadBalancers/probes"),
-    ("properties.inboundNatRules[].properties.frontendIPConfiguration.id", "Microsoft.Network/loadBalancers/frontendIPConfigurations"),
-    ("properties.inboundNatRules[].properties.backendIPConfiguration.id", "Microsoft.Network/networkInterfaces/ipConfigurations"),
-    ("properties.inboundNatRules[].properties.backendAddressPool.id", "Microsoft.Network/loadBalancers/backendAddressPools"),
-    ("properties.inboundNatPools[].properties.frontendIPConfiguration.id", "Microsoft.Network/loadBalancers/frontendIPConfigurations"),
-    ("properties.outboundRules[].properties.frontendIPConfigurations[].id", "Microsoft.Network/loadBalancers/frontendIPConfigurations"),
-    ("properties.outboundRules[].properties.backendAddressPool.id", "Microsoft.Network/loadBalancers/backendAddressPools"),
+    (
+        "properties.inboundNatRules[].properties.frontendIPConfiguration.id",
+        "Microsoft.Network/loadBalancers/frontendIPConfigurations",
+    ),
+    (
+        "properties.inboundNatRules[].properties.backendIPConfiguration.id",
+        "Microsoft.Network/networkInterfaces/ipConfigurations",
+    ),
+    (
+        "properties.inboundNatRules[].properties.backendAddressPool.id",
+        "Microsoft.Network/loadBalancers/backendAddressPools",
+    ),
+    (
+        "properties.inboundNatPools[].properties.frontendIPConfiguration.id",
+        "Microsoft.Network/loadBalancers/frontendIPConfigurations",
+    ),
+    (
+        "properties.outboundRules[].properties.frontendIPConfigurations[].id",
+        "Microsoft.Network/loadBalancers/frontendIPConfigurations",
+    ),
+    (
+        "properties.outboundRules[].properties.backendAddressPool.id",
+        "Microsoft.Network/loadBalancers/backendAddressPools",
+    ),
 ];
 
 fn names(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
@@ -79,12 +103,17 @@ fn names(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
 
 fn limit(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     for (parts, most) in MOST {
-        let count: usize = parts.iter().map(|p| document::array_at(&write.body, &format!("properties.{p}")).len()).sum();
+        let count: usize =
+            parts.iter().map(|p| document::array_at(&write.body, &format!("properties.{p}")).len()).sum();
         if count > most {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "LoadBalancerLimitReached",
-                format!("Load balancer {} would have {count} of {}; {most} are allowed.", write.id, parts.join(" and ")),
+                format!(
+                    "Load balancer {} would have {count} of {}; {most} are allowed.",
+                    write.id,
+                    parts.join(" and ")
+                ),
             ));
         }
     }
@@ -102,7 +131,10 @@ fn frontends(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "LoadBalancerFrontendIPConfigMustHaveSubnetOrPublicIP",
-                format!("Frontend IP configuration {name} of load balancer {} must name either a subnet or a public IP address.", write.id),
+                format!(
+                    "Frontend IP configuration {name} of load balancer {} must name either a subnet or a public IP address.",
+                    write.id
+                ),
             ));
         }
         kinds.insert(public, name);
@@ -111,7 +143,10 @@ fn frontends(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         // AZURE: wording not observed.
         return Err(ApiError::bad_request(
             "InvalidLoadBalancerFrontends",
-            format!("Load balancer {} has public and private frontend IP configurations. All of them must be of one kind.", write.id),
+            format!(
+                "Load balancer {} has public and private frontend IP configurations. All of them must be of one kind.",
+                write.id
+            ),
         ));
     }
     Ok(())
@@ -136,7 +171,11 @@ fn public_ips(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "PublicIPAndLBSkuDoNotMatch",
-                format!("{} sku load balancer {} references {theirs} sku publicIP {id}. SKUs must match.", sku(&write.body), write.id),
+                format!(
+                    "{} sku load balancer {} references {theirs} sku publicIP {id}. SKUs must match.",
+                    sku(&write.body),
+                    write.id
+                ),
             ));
         }
     }
@@ -160,10 +199,13 @@ fn fields(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             let known = ["Tcp", "Udp"].iter().any(|p| p.eq_ignore_ascii_case(protocol));
             let any = all && protocol.eq_ignore_ascii_case("All");
             if !known && !any {
-                return refuse(format!("{id} has the protocol '{protocol}'. Use Tcp, Udp or, in load balancing rules, All."));
+                return refuse(format!(
+                    "{id} has the protocol '{protocol}'. Use Tcp, Udp or, in load balancing rules, All."
+                ));
             }
             // A NAT rule of a whole pool has a range of front end ports instead of one.
-            let ranged = array == "inboundNatRules" && document::at(rule, "properties.frontendPortRangeStart").is_some();
+            let ranged =
+                array == "inboundNatRules" && document::at(rule, "properties.frontendPortRangeStart").is_some();
             for member in ports.iter().filter(|m| !(ranged && **m == "frontendPort")) {
                 let port = document::u64_at(rule, &format!("properties.{member}"));
                 let fits = match port {
@@ -209,7 +251,10 @@ fn conflicts(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
                 // AZURE: wording not observed.
                 return Err(ApiError::bad_request(
                     "RulesUseSameFrontendPortProtocolAndIPConfig",
-                    format!("Load balancer rules {other} and {name} of {} use the same FrontendIPConfiguration, FrontendPort {port} and Protocol.", write.id),
+                    format!(
+                        "Load balancer rules {other} and {name} of {} use the same FrontendIPConfiguration, FrontendPort {port} and Protocol.",
+                        write.id
+                    ),
                 ));
             }
         }
@@ -257,7 +302,9 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         document::set_default(body, &format!("properties.{part}"), json!([]));
         shape::each(body, &format!("properties.{part}"), |p| {
             shape::strip_rendered(p);
-            for computed in ["backendIPConfigurations", "loadBalancingRules", "inboundNatRules", "inboundNatPools", "outboundRules"] {
+            for computed in
+                ["backendIPConfigurations", "loadBalancingRules", "inboundNatRules", "inboundNatPools", "outboundRules"]
+            {
                 document::remove(p, &format!("properties.{computed}"));
             }
         });
@@ -300,15 +347,22 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, batch: &mut Batch
         let children: Vec<String> = ["backendAddressPools", "inboundNatRules"]
             .iter()
             .flat_map(|part| {
-                refs::texts(body, &format!("properties.{part}[].name")).into_iter().map(|n| id.child(part, n).to_string()).collect::<Vec<_>>()
+                refs::texts(body, &format!("properties.{part}[].name"))
+                    .into_iter()
+                    .map(|n| id.child(part, n).to_string())
+                    .collect::<Vec<_>>()
             })
             .collect();
         return Err(ApiError::bad_request(
             "LoadBalancerInUseByVirtualMachineScaleSet",
-            format!("Cannot delete load balancer {id} since its child resources {} are in use by virtual machine scale set {compute}.", children.join(", ")),
+            format!(
+                "Cannot delete load balancer {id} since its child resources {} are in use by virtual machine scale set {compute}.",
+                children.join(", ")
+            ),
         ));
     }
-    let names_it = |v: &Value| document::str_at(v, "id").is_some_and(|t| ResourceId::parse(t).is_ok_and(|t| t.is_within(id)));
+    let names_it =
+        |v: &Value| document::str_at(v, "id").is_some_and(|t| ResourceId::parse(t).is_ok_and(|t| t.is_within(id)));
     for nic in ctx.snapshot.in_groups(network_interfaces::TYPE.name) {
         let mut changed = nic.body.clone();
         shape::each(&mut changed, "properties.ipConfigurations", |config| {
@@ -418,14 +472,19 @@ mod tests {
         world.put(&lb, answered).unwrap();
         world.delete(&lb).unwrap();
         let nic = world.get(&net("networkInterfaces/n"));
-        assert_eq!(nic["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"], json!([]));
+        assert_eq!(
+            nic["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"],
+            json!([])
+        );
     }
 
     #[test]
     fn an_internal_front_end_gets_an_address() {
         let mut world = world();
         let frontend = json!([{"name": "f", "properties": {"subnet": {"id": net("virtualNetworks/v/subnets/a")}}}]);
-        let stored = world.put(&net("loadBalancers/lb"), balancer(json!({"properties": {"frontendIPConfigurations": frontend}}))).unwrap();
+        let stored = world
+            .put(&net("loadBalancers/lb"), balancer(json!({"properties": {"frontendIPConfigurations": frontend}})))
+            .unwrap();
         assert_eq!(stored["properties"]["frontendIPConfigurations"][0]["properties"]["privateIPAddress"], "10.0.0.4");
         assert_eq!(world.delete(&net("virtualNetworks/v/subnets/a")).unwrap_err().code, "InUseSubnetCannotBeDeleted");
     }
@@ -453,7 +512,10 @@ mod tests {
     fn the_services_balancer_stays_while_its_compute_does() {
         let mut world = world();
         let lb = net("loadBalancers/auto");
-        let compute = format!("{}/providers/Microsoft.MachineLearningServices/workspaces/w/computes/c", crate::types::testing::GROUP);
+        let compute = format!(
+            "{}/providers/Microsoft.MachineLearningServices/workspaces/w/computes/c",
+            crate::types::testing::GROUP
+        );
         world.store(&compute, json!({"properties": {"computeType": "AmlCompute"}}));
         world.store(&lb, json!({"location": "westus2", "moat": {"owner": compute}, "properties": {"backendAddressPools": [{"name": "nodes"}]}}));
         insta::assert_snapshot!(world.delete(&lb).unwrap_err(), @"(LoadBalancerInUseByVirtualMachineScaleSet) Cannot delete load balancer /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/auto since its child resources /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/auto/backendAddressPools/nodes are in use by virtual machine scale set /subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/computes/c.");

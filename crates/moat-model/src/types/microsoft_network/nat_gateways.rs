@@ -52,14 +52,25 @@ fn values(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     let refuse = |message: String| Err(ApiError::bad_request("InvalidRequestFormat", message));
     let minutes = document::u64_at(&write.body, "properties.idleTimeoutInMinutes").unwrap_or(*IDLE_MINUTES.start());
     if !IDLE_MINUTES.contains(&minutes) {
-        return refuse(format!("NAT gateway {} has an idle timeout of {minutes} minutes; {} to {} are allowed.", write.id, IDLE_MINUTES.start(), IDLE_MINUTES.end()));
+        return refuse(format!(
+            "NAT gateway {} has an idle timeout of {minutes} minutes; {} to {} are allowed.",
+            write.id,
+            IDLE_MINUTES.start(),
+            IDLE_MINUTES.end()
+        ));
     }
     let count = refs::texts(&write.body, PUBLIC_IPS).len();
     if count > MOST_ADDRESSES {
-        return refuse(format!("NAT gateway {} has {count} public IP addresses; {MOST_ADDRESSES} are allowed.", write.id));
+        return refuse(format!(
+            "NAT gateway {} has {count} public IP addresses; {MOST_ADDRESSES} are allowed.",
+            write.id
+        ));
     }
     if !document::array_at(&write.body, "properties.publicIpPrefixes").is_empty() {
-        return refuse(format!("NAT gateway {} names public IP prefixes, which are not available here yet; use publicIpAddresses.", write.id));
+        return refuse(format!(
+            "NAT gateway {} names public IP prefixes, which are not available here yet; use publicIpAddresses.",
+            write.id
+        ));
     }
     Ok(())
 }
@@ -77,7 +88,10 @@ fn standard_addresses(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "NatGatewayPublicIpAddressSkuNotSupported",
-                format!("NAT gateway {} cannot use public IP address {id} of SKU {sku}. Use one of SKU Standard.", write.id),
+                format!(
+                    "NAT gateway {} cannot use public IP address {id} of SKU {sku}. Use one of SKU Standard.",
+                    write.id
+                ),
             ));
         }
     }

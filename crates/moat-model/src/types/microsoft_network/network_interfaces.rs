@@ -32,7 +32,11 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "nic-public-ip-free", requirements: &[], check: public_ip_free },
         Refusal { id: "nic-asgs", requirements: &[], check: asgs },
         Refusal { id: "nic-static-address", requirements: &[], check: static_address },
-        Refusal { id: "subnet-full", requirements: &["AML-PRE-003", "AML-PRE-004"], check: |ctx, w| assign(ctx, w).map(|_| ()) },
+        Refusal {
+            id: "subnet-full",
+            requirements: &["AML-PRE-003", "AML-PRE-004"],
+            check: |ctx, w| assign(ctx, w).map(|_| ()),
+        },
     ],
     complete,
     on_delete,
@@ -118,7 +122,10 @@ fn one_vnet(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         // AZURE: wording not observed.
         Some(other) => Err(ApiError::bad_request(
             "SubnetsNotInSameVnet",
-            format!("Network interface {} has IP configurations in {first} and {other}. All of them must be in one virtual network.", write.id),
+            format!(
+                "Network interface {} has IP configurations in {first} and {other}. All of them must be in one virtual network.",
+                write.id
+            ),
         )),
     }
 }
@@ -141,7 +148,10 @@ fn asgs(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "IpConfigurationApplicationSecurityGroupLimitReached",
-                format!("IP configuration {id} is a member of {} application security groups; {MOST_ASGS} are allowed.", groups.len()),
+                format!(
+                    "IP configuration {id} is a member of {} application security groups; {MOST_ASGS} are allowed.",
+                    groups.len()
+                ),
             ));
         }
         let vnet = subnet_of(config).and_then(|s| s.parent());
@@ -162,7 +172,9 @@ fn asgs(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
                 // AZURE: wording not observed.
                 return Err(ApiError::bad_request(
                     "ApplicationSecurityGroupsNotInSameVnet",
-                    format!("IP configuration {id} cannot join application security group {group}: its members are in virtual network {elsewhere}."),
+                    format!(
+                        "IP configuration {id} cannot join application security group {group}: its members are in virtual network {elsewhere}."
+                    ),
                 ));
             }
         }
@@ -249,7 +261,10 @@ pub(super) fn assign_addresses(
             let list = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             ApiError::bad_request(
                 "SubnetIsFull",
-                format!("Subnet {} with address prefix {list} does not have enough capacity for 1 IP addresses.", subnet_id.name()),
+                format!(
+                    "Subnet {} with address prefix {list} does not have enough capacity for 1 IP addresses.",
+                    subnet_id.name()
+                ),
             )
             .with_target(subnet_id.as_str())
         })?;
@@ -301,7 +316,9 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, _: &mut Batch) ->
         None => Ok(()),
         Some(compute) => Err(ApiError::bad_request(
             "NicInUse",
-            format!("Network Interface {id} is used by existing resource {compute}. In order to delete the network interface, it must be dissociated from the resource. To learn more, see aka.ms/deletenic."),
+            format!(
+                "Network Interface {id} is used by existing resource {compute}. In order to delete the network interface, it must be dissociated from the resource. To learn more, see aka.ms/deletenic."
+            ),
         )),
     }
 }

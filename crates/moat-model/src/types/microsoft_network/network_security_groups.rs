@@ -59,9 +59,7 @@ pub fn users(snapshot: &Snapshot, nsg: &ResourceId) -> Vec<ResourceId> {
         }
     }
     let nics = snapshot.in_groups("Microsoft.Network/networkInterfaces");
-    found.extend(
-        nics.iter().filter(|n| names(&n.body, "properties.networkSecurityGroup.id")).map(|n| n.id.clone()),
-    );
+    found.extend(nics.iter().filter(|n| names(&n.body, "properties.networkSecurityGroup.id")).map(|n| n.id.clone()));
     found
 }
 
@@ -74,7 +72,9 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
     let list = users.iter().map(ResourceId::as_str).collect::<Vec<_>>().join(", ");
     Err(ApiError::bad_request(
         "InUseNetworkSecurityGroupCannotBeDeleted",
-        format!("Network security group {id} cannot be deleted because it is in use by the following resources: {list}. In order to delete the Network security group, remove the association with the resource(s)."),
+        format!(
+            "Network security group {id} cannot be deleted because it is in use by the following resources: {list}. In order to delete the Network security group, remove the association with the resource(s)."
+        ),
     ))
 }
 
@@ -97,11 +97,43 @@ type DefaultRule = (&'static str, &'static str, u32, &'static str, &'static str,
 
 /// network-semantics 2.4.
 const DEFAULT_RULES: [DefaultRule; 6] = [
-    ("AllowVnetInBound", "Allow inbound traffic from all VMs in VNET", 65000, "Inbound", "Allow", "VirtualNetwork", "VirtualNetwork"),
-    ("AllowAzureLoadBalancerInBound", "Allow inbound traffic from azure load balancer", 65001, "Inbound", "Allow", "AzureLoadBalancer", "*"),
+    (
+        "AllowVnetInBound",
+        "Allow inbound traffic from all VMs in VNET",
+        65000,
+        "Inbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowAzureLoadBalancerInBound",
+        "Allow inbound traffic from azure load balancer",
+        65001,
+        "Inbound",
+        "Allow",
+        "AzureLoadBalancer",
+        "*",
+    ),
     ("DenyAllInBound", "Deny all inbound traffic", 65500, "Inbound", "Deny", "*", "*"),
-    ("AllowVnetOutBound", "Allow outbound traffic from all VMs to all VMs in VNET", 65000, "Outbound", "Allow", "VirtualNetwork", "VirtualNetwork"),
-    ("AllowInternetOutBound", "Allow outbound traffic from all VMs to Internet", 65001, "Outbound", "Allow", "*", "Internet"),
+    (
+        "AllowVnetOutBound",
+        "Allow outbound traffic from all VMs to all VMs in VNET",
+        65000,
+        "Outbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowInternetOutBound",
+        "Allow outbound traffic from all VMs to Internet",
+        65001,
+        "Outbound",
+        "Allow",
+        "*",
+        "Internet",
+    ),
     ("DenyAllOutBound", "Deny all outbound traffic", 65500, "Outbound", "Deny", "*", "*"),
 ];
 

@@ -85,7 +85,9 @@ pub(super) fn remote(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErro
             let twin = write.id.child("virtualNetworkPeerings", document::str_at(twin, "name").unwrap_or_default());
             return Err(ApiError::bad_request(
                 "AnotherPeeringAlreadyReferencesRemoteVnet",
-                format!("Peering {twin} already references remote virtual network {remote}. Cannot add another peering {id} referencing the same remote virtual network."),
+                format!(
+                    "Peering {twin} already references remote virtual network {remote}. Cannot add another peering {id} referencing the same remote virtual network."
+                ),
             ));
         }
         // A survivor stays as it is when its VNet is written for another reason.
@@ -101,7 +103,10 @@ pub(super) fn remote(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErro
             let back = remote.child("virtualNetworkPeerings", document::str_at(back, "name").unwrap_or_default());
             return Err(ApiError::bad_request(
                 "RemotePeeringIsDisconnected",
-                format!("Cannot create or update peering {id} because remote peering {back} referencing parent virtual network {} is in Disconnected state. Update or re-create the remote peering to get it back to Initiated state. Peering gets Disconnected when remote vnet or remote peering is deleted and re-created.", write.id),
+                format!(
+                    "Cannot create or update peering {id} because remote peering {back} referencing parent virtual network {} is in Disconnected state. Update or re-create the remote peering to get it back to Initiated state. Peering gets Disconnected when remote vnet or remote peering is deleted and re-created.",
+                    write.id
+                ),
             ));
         }
     }
@@ -128,13 +133,20 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
         if !direct.is_empty() {
             return Err(ApiError::bad_request(
                 "VnetAddressSpacesOverlap",
-                format!("Cannot create or update peering {id}. Virtual networks {} and {remote} cannot be peered because their address spaces overlap. Overlapping address prefixes: {}.", write.id, prefix::list(&direct)),
+                format!(
+                    "Cannot create or update peering {id}. Virtual networks {} and {remote} cannot be peered because their address spaces overlap. Overlapping address prefixes: {}.",
+                    write.id,
+                    prefix::list(&direct)
+                ),
             ));
         }
         let already = |first: &ResourceId, second: &ResourceId, third: &ResourceId, common: &[IpNet]| {
             ApiError::bad_request(
                 "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet",
-                format!("Cannot create or update peering {id}. Virtual networks {first} and {second} cannot be peered because address space of the first virtual network overlaps with address space of virtual network {third} already peered with the second virtual network. Overlapping address prefixes: {}.", prefix::list(common)),
+                format!(
+                    "Cannot create or update peering {id}. Virtual networks {first} and {second} cannot be peered because address space of the first virtual network overlaps with address space of virtual network {third} already peered with the second virtual network. Overlapping address prefixes: {}.",
+                    prefix::list(common)
+                ),
             )
         };
         for third in document::array_at(body, ARRAY).iter().filter_map(remote_id).filter(|t| t != write.id) {
@@ -280,7 +292,9 @@ mod tests {
         world.delete(&net("virtualNetworks/b")).unwrap();
         assert_eq!(state_of(&world, "a", "b"), "Disconnected");
         // The survivor does not stand in the way of other writes to its VNet.
-        world.put(&net("virtualNetworks/a/subnets/s"), json!({"properties": {"addressPrefix": "10.0.0.0/24"}})).unwrap();
+        world
+            .put(&net("virtualNetworks/a/subnets/s"), json!({"properties": {"addressPrefix": "10.0.0.0/24"}}))
+            .unwrap();
         assert_eq!(state_of(&world, "a", "b"), "Disconnected");
     }
 

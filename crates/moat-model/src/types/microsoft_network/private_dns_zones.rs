@@ -88,13 +88,17 @@ fn zone_name(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    if LABELS.contains(&labels.len()) && labels.iter().all(|l| good(&l)) {
+    if LABELS.contains(&labels.len()) && labels.iter().all(good) {
         return Ok(());
     }
     // AZURE: wording not observed.
     Err(ApiError::bad_request(
         "BadRequest",
-        format!("The zone name '{name}' is not valid. It needs {} to {} labels of letters, digits, '-' and '_'.", LABELS.start(), LABELS.end()),
+        format!(
+            "The zone name '{name}' is not valid. It needs {} to {} labels of letters, digits, '-' and '_'.",
+            LABELS.start(),
+            LABELS.end()
+        ),
     ))
 }
 
@@ -106,7 +110,11 @@ fn record_set(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         return refuse(format!("The record set {} has the address '{bad}', which is not an IPv4 address.", write.id));
     }
     if addresses.len() > MOST_RECORDS {
-        return refuse(format!("The record set {} has {} records; {MOST_RECORDS} are allowed.", write.id, addresses.len()));
+        return refuse(format!(
+            "The record set {} has {} records; {MOST_RECORDS} are allowed.",
+            write.id,
+            addresses.len()
+        ));
     }
     match document::at(&write.body, "properties.ttl") {
         Some(_) if document::u64_at(&write.body, "properties.ttl").is_none_or(|t| t > u64::from(u32::MAX >> 1)) => {
@@ -140,7 +148,11 @@ fn link_overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             if a == b || a.ends_with(&format!(".{b}")) || b.ends_with(&format!(".{a}")) {
                 return Err(ApiError::bad_request(
                     "BadRequest",
-                    format!("A virtual network cannot be linked to multiple zones with overlapping namespaces. You tried to link virtual network with '{}' and '{}' zones.", zone.name(), other_zone.id.name()),
+                    format!(
+                        "A virtual network cannot be linked to multiple zones with overlapping namespaces. You tried to link virtual network with '{}' and '{}' zones.",
+                        zone.name(),
+                        other_zone.id.name()
+                    ),
                 ));
             }
         }
@@ -162,7 +174,9 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
         Some(link) => Err(ApiError::new(
             409,
             "CannotDeleteResource",
-            format!("Cannot delete resource while nested resources exist. Some existing nested resource IDs include: '{link}'. Please delete all nested resources before deleting this resource."),
+            format!(
+                "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: '{link}'. Please delete all nested resources before deleting this resource."
+            ),
         )),
     }
 }
@@ -204,7 +218,12 @@ mod tests {
         world.put(&format!("{zone}/virtualNetworkLinks/l1"), link.clone()).unwrap();
         insta::assert_snapshot!(world.put(&format!("{nested}/virtualNetworkLinks/l2"), link).unwrap_err(), @"(BadRequest) A virtual network cannot be linked to multiple zones with overlapping namespaces. You tried to link virtual network with 'westus2.privatelink.api.azureml.ms' and 'privatelink.api.azureml.ms' zones.");
         insta::assert_snapshot!(world.delete(&zone).unwrap_err().code, @"CannotDeleteResource");
-        world.put(&format!("{zone}/A/rec"), json!({"properties": {"ttl": 3600, "aRecords": [{"ipv4Address": "10.0.1.5"}]}})).unwrap();
+        world
+            .put(
+                &format!("{zone}/A/rec"),
+                json!({"properties": {"ttl": 3600, "aRecords": [{"ipv4Address": "10.0.1.5"}]}}),
+            )
+            .unwrap();
         assert_eq!(world.get(&format!("{zone}/A/rec"))["properties"]["fqdn"], "rec.privatelink.api.azureml.ms.");
         assert_eq!(world.get(&zone)["properties"]["numberOfRecordSets"], 2);
         let bad = json!({"properties": {"aRecords": [{"ipv4Address": "10.0.1"}]}});

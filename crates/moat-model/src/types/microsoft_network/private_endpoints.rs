@@ -68,7 +68,10 @@ fn policies(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     if ctx.edition == Edition::Seed2021 && policy.eq_ignore_ascii_case("Enabled") {
         return Err(ApiError::bad_request(
             "PrivateEndpointCannotBeCreatedInSubnetThatHasNetworkPoliciesEnabled",
-            format!("Private endpoint {} cannot be created in a subnet {id} since it has private endpoint network policies enabled.", write.id),
+            format!(
+                "Private endpoint {} cannot be created in a subnet {id} since it has private endpoint network policies enabled.",
+                write.id
+            ),
         ));
     }
     Ok(())

@@ -61,7 +61,9 @@ pub(super) fn refuse_if_held(snapshot: &Snapshot, id: &ResourceId, asker: &Resou
         None => Ok(()),
         Some(other) => Err(ApiError::bad_request(
             "PublicIPAddressInUse",
-            format!("Resource {asker} is referencing public IP address {id} that is already allocated to resource {other}."),
+            format!(
+                "Resource {asker} is referencing public IP address {id} that is already allocated to resource {other}."
+            ),
         )),
     }
 }
@@ -88,7 +90,10 @@ fn values(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "InvalidRequestFormat",
-                format!("Public IP address {} has the value '{value}'. Use {} or {}.", write.id, allowed[0], allowed[1]),
+                format!(
+                    "Public IP address {} has the value '{value}'. Use {} or {}.",
+                    write.id, allowed[0], allowed[1]
+                ),
             ));
         }
     }
@@ -110,7 +115,12 @@ fn sku_fixed(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         Some(before) if !sku(before).eq_ignore_ascii_case(sku(&write.body)) => Err(ApiError::bad_request(
             // AZURE: wording not observed.
             "SkuCannotBeChanged",
-            format!("The SKU of public IP address {} cannot be changed from {} to {}.", write.id, sku(before), sku(&write.body)),
+            format!(
+                "The SKU of public IP address {} cannot be changed from {} to {}.",
+                write.id,
+                sku(before),
+                sku(&write.body)
+            ),
         )),
         _ => Ok(()),
     }
@@ -132,7 +142,10 @@ fn limit(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     if same >= MOST || alloc::next_public(ctx.snapshot, ctx.public_pool).is_none() {
         return Err(ApiError::bad_request(
             "PublicIPCountLimitReached",
-            format!("Cannot create more than {} public IP addresses for this subscription in this region.", same.min(MOST)),
+            format!(
+                "Cannot create more than {} public IP addresses for this subscription in this region.",
+                same.min(MOST)
+            ),
         ));
     }
     Ok(())
@@ -169,7 +182,9 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
         None => Ok(()),
         Some(user) => Err(ApiError::bad_request(
             "PublicIPAddressCannotBeDeleted",
-            format!("Public IP address {id} can not be deleted since it is still allocated to resource {user}. In order to delete the public IP, disassociate/detach the Public IP address from the resource. To learn how to do this, see aka.ms/deletepublicip."),
+            format!(
+                "Public IP address {id} can not be deleted since it is still allocated to resource {user}. In order to delete the public IP, disassociate/detach the Public IP address from the resource. To learn how to do this, see aka.ms/deletepublicip."
+            ),
         )),
     }
 }
@@ -234,6 +249,9 @@ mod tests {
         world.put(&net("networkInterfaces/one"), nic.clone()).unwrap();
         insta::assert_snapshot!(world.put(&net("networkInterfaces/two"), nic).unwrap_err(), @"(PublicIPAddressInUse) Resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/two/ipConfigurations/c is referencing public IP address /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/p that is already allocated to resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/one/ipConfigurations/c.");
         insta::assert_snapshot!(world.delete(&p).unwrap_err(), @"(PublicIPAddressCannotBeDeleted) Public IP address /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/publicIPAddresses/p can not be deleted since it is still allocated to resource /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkInterfaces/one/ipConfigurations/c. In order to delete the public IP, disassociate/detach the Public IP address from the resource. To learn how to do this, see aka.ms/deletepublicip.");
-        assert_eq!(world.get(&p)["properties"]["ipConfiguration"]["id"], net("networkInterfaces/one/ipConfigurations/c"));
+        assert_eq!(
+            world.get(&p)["properties"]["ipConfiguration"]["id"],
+            net("networkInterfaces/one/ipConfigurations/c")
+        );
     }
 }

@@ -90,13 +90,24 @@ fn next_hops(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         let appliance = kind.eq_ignore_ascii_case("VirtualAppliance");
         match address {
             None if appliance => {
-                return refuse("InvalidNextHopIpAddress", format!("Route {id} leads to a virtual appliance and names no nextHopIpAddress."));
+                return refuse(
+                    "InvalidNextHopIpAddress",
+                    format!("Route {id} leads to a virtual appliance and names no nextHopIpAddress."),
+                );
             }
             Some(a) if appliance && a.parse::<std::net::IpAddr>().is_err() => {
-                return refuse("InvalidNextHopIpAddress", format!("Route {id} has the next hop address '{a}', which is not an IP address."));
+                return refuse(
+                    "InvalidNextHopIpAddress",
+                    format!("Route {id} has the next hop address '{a}', which is not an IP address."),
+                );
             }
             Some(a) if !appliance => {
-                return refuse("InvalidNextHopIpAddress", format!("Route {id} has the next hop address {a}, which only a next hop of type VirtualAppliance may have."));
+                return refuse(
+                    "InvalidNextHopIpAddress",
+                    format!(
+                        "Route {id} has the next hop address {a}, which only a next hop of type VirtualAppliance may have."
+                    ),
+                );
             }
             _ => {}
         }
@@ -111,7 +122,10 @@ fn conflicts(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             // AZURE: wording not observed.
             return Err(ApiError::bad_request(
                 "RouteConflict",
-                format!("Route {} conflicts with Route {other}. Routes cannot have the same AddressPrefix {text}.", id.name()),
+                format!(
+                    "Route {} conflicts with Route {other}. Routes cannot have the same AddressPrefix {text}.",
+                    id.name()
+                ),
             )
             .with_target(id.as_str()));
         }

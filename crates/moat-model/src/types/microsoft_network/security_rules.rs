@@ -131,8 +131,7 @@ pub(super) fn fields(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError>
     const ACCESS: [&str; 2] = ["Allow", "Deny"];
     const PROTOCOLS: [&str; 6] = ["Tcp", "Udp", "Icmp", "Esp", "Ah", "*"];
     for rule in rules(write) {
-        for (member, allowed) in
-            [("direction", &DIRECTIONS[..]), ("access", &ACCESS[..]), ("protocol", &PROTOCOLS[..])]
+        for (member, allowed) in [("direction", &DIRECTIONS[..]), ("access", &ACCESS[..]), ("protocol", &PROTOCOLS[..])]
         {
             let value = rule.text(member).unwrap_or_default();
             if !allowed.iter().any(|a| a.eq_ignore_ascii_case(value)) {
@@ -144,7 +143,11 @@ pub(super) fn fields(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError>
             let value = document::at(rule.value, "properties.priority").map_or("none".to_owned(), Value::to_string);
             return Err(ApiError::bad_request(
                 "SecurityRuleInvalidPriority",
-                format!("Security rule has invalid Priority. Value provided: {value} Allowed range {}-{}.", PRIORITIES.start(), PRIORITIES.end()),
+                format!(
+                    "Security rule has invalid Priority. Value provided: {value} Allowed range {}-{}.",
+                    PRIORITIES.start(),
+                    PRIORITIES.end()
+                ),
             )
             .with_target(rule.id.as_str()));
         }
@@ -244,7 +247,10 @@ fn one_side(ctx: &TypeCtx<'_>, rule: &Rule<'_>, side: Side) -> Result<(), ApiErr
         if looks_like_address || hint.is_some() {
             return Err(ApiError::bad_request(
                 "SecurityRuleInvalidAddressPrefix",
-                format!("Security rule has invalid Address prefix. Value provided: {name}.{}", hint.unwrap_or_default()),
+                format!(
+                    "Security rule has invalid Address prefix. Value provided: {name}.{}",
+                    hint.unwrap_or_default()
+                ),
             )
             .with_target(rule.id.as_str()));
         }
@@ -302,7 +308,10 @@ pub(super) fn conflicts(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
         if let Some(other) = taken.insert((direction, priority), rule.name) {
             return Err(ApiError::bad_request(
                 "SecurityRuleConflict",
-                format!("Security rule {} conflicts with rule {other}. Rules cannot have the same Priority and Direction.", rule.name),
+                format!(
+                    "Security rule {} conflicts with rule {other}. Rules cannot have the same Priority and Direction.",
+                    rule.name
+                ),
             )
             .with_target(rule.id.as_str()));
         }
@@ -318,8 +327,7 @@ pub(super) fn complete(rule: &mut Value) {
         ("properties.access", &["Allow", "Deny"][..]),
         ("properties.protocol", &["Tcp", "Udp", "Icmp", "Esp", "Ah"][..]),
     ] {
-        let spelled = document::str_at(rule, member)
-            .and_then(|v| spellings.iter().find(|s| s.eq_ignore_ascii_case(v)));
+        let spelled = document::str_at(rule, member).and_then(|v| spellings.iter().find(|s| s.eq_ignore_ascii_case(v)));
         if let Some(spelled) = spelled {
             document::set(rule, member, json!(spelled));
         }

@@ -37,8 +37,7 @@ fn each(body: &Value) -> impl Iterator<Item = (&str, Vec<&str>)> {
     document::array_at(body, "properties.subnets").iter().map(|s| {
         let name = document::str_at(s, "name").unwrap_or_default();
         let one = document::str_at(s, "properties.addressPrefix");
-        let mut texts: Vec<&str> =
-            one.into_iter().chain(refs::texts(s, "properties.addressPrefixes[]")).collect();
+        let mut texts: Vec<&str> = one.into_iter().chain(refs::texts(s, "properties.addressPrefixes[]")).collect();
         let mut seen = BTreeSet::new();
         texts.retain(|t| seen.insert(*t));
         (name, texts)
@@ -167,7 +166,10 @@ pub(super) fn in_use(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErro
         };
         let kept: BTreeSet<IpNet> = alloc::subnet_prefixes(subnet).into_iter().map(IpNet::V4).collect();
         for gone in old_nets.iter().filter(|n| !kept.contains(*n)) {
-            let used = alloc::holders(ctx.snapshot, &id).iter().filter_map(|h| h.address).any(|a| gone.contains(&std::net::IpAddr::V4(a)));
+            let used = alloc::holders(ctx.snapshot, &id)
+                .iter()
+                .filter_map(|h| h.address)
+                .any(|a| gone.contains(&std::net::IpAddr::V4(a)));
             if used {
                 return Err(ApiError::bad_request(
                     "InUsePrefixCannotBeDeleted",
@@ -260,13 +262,16 @@ mod tests {
         let mut world = World::new(Edition::Current);
         let v = json!({"properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}}});
         world.put(&net("virtualNetworks/v"), v).unwrap();
-        world.put(&net("virtualNetworks/v/subnets/a"), json!({"properties": {"addressPrefix": "10.0.0.0/24"}})).unwrap();
+        world
+            .put(&net("virtualNetworks/v/subnets/a"), json!({"properties": {"addressPrefix": "10.0.0.0/24"}}))
+            .unwrap();
         world
     }
 
     fn add_nic(world: &mut World) {
         let subnet = net("virtualNetworks/v/subnets/a");
-        let nic = json!({"properties": {"ipConfigurations": [{"name": "c", "properties": {"subnet": {"id": subnet}}}]}});
+        let nic =
+            json!({"properties": {"ipConfigurations": [{"name": "c", "properties": {"subnet": {"id": subnet}}}]}});
         world.put(&net("networkInterfaces/n"), nic).unwrap();
     }
 
@@ -311,7 +316,8 @@ mod tests {
         insta::assert_snapshot!(check(with("routeTables/wrong-type")), @"(InvalidRequestFormat) Cannot parse the request. `properties.subnets[].properties.networkSecurityGroup.id` expects the id of a `Microsoft.Network/networkSecurityGroups`, got '/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/routeTables/wrong-type'.");
         let mut world = world();
         world.put(&net("networkSecurityGroups/far"), json!({"location": "eastus", "properties": {}})).unwrap();
-        let far = world.put(&net("virtualNetworks/v/subnets/a"), json!({"properties": with("networkSecurityGroups/far")}));
+        let far =
+            world.put(&net("virtualNetworks/v/subnets/a"), json!({"properties": with("networkSecurityGroups/far")}));
         assert_eq!(far.unwrap_err().code, "InvalidResourceReference");
     }
 

@@ -108,7 +108,14 @@ mod tests {
 
     #[test]
     fn tags_are_those_of_the_editions_file() {
-        for good in ["VirtualNetwork", "internet", "AzureLoadBalancer", "AzurePlatformLKM", "Storage.westus2", "batchnodemanagement"] {
+        for good in [
+            "VirtualNetwork",
+            "internet",
+            "AzureLoadBalancer",
+            "AzurePlatformLKM",
+            "Storage.westus2",
+            "batchnodemanagement",
+        ] {
             assert_eq!(check(Edition::Seed2021, good), "", "{good}");
         }
         assert_eq!(check(Edition::Current, "BatchNodeManagement.westus2"), "");

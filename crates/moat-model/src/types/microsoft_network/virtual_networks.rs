@@ -85,7 +85,10 @@ fn address_space(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         // AZURE: Azure has dual-stack VNets; the data plane here carries IPv4 only and says so.
         return Err(ApiError::bad_request(
             "DualStackNotSupported",
-            format!("Address prefix {v6} of virtual network {} is IPv6. Moat's data plane carries IPv4 only; leave the IPv6 prefix out.", write.id),
+            format!(
+                "Address prefix {v6} of virtual network {} is IPv6. Moat's data plane carries IPv4 only; leave the IPv6 prefix out.",
+                write.id
+            ),
         ));
     }
     Ok(())
@@ -112,7 +115,11 @@ fn dns_servers(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         Err(ApiError::bad_request("InvalidDnsServers", message).with_target("properties.dhcpOptions.dnsServers"))
     };
     if servers.len() > MOST_DNS_SERVERS {
-        return refuse(format!("Virtual network {} lists {} DNS servers; {MOST_DNS_SERVERS} are allowed.", write.id, servers.len()));
+        return refuse(format!(
+            "Virtual network {} lists {} DNS servers; {MOST_DNS_SERVERS} are allowed.",
+            write.id,
+            servers.len()
+        ));
     }
     match servers.iter().find(|s| s.parse::<std::net::IpAddr>().is_err()) {
         Some(bad) => refuse(format!("DNS server {bad} of virtual network {} is not an IP address.", write.id)),
