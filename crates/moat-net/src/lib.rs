@@ -12,6 +12,7 @@ pub mod ir;
 pub mod layers;
 pub mod nsg;
 pub mod packet;
+mod render;
 pub mod routes;
 pub mod set;
 pub mod tags;

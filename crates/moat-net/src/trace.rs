@@ -163,6 +163,8 @@ pub enum Hop {
         next_hop: String,
         /// Next hop address.
         next_hop_ip: Option<IpAddr>,
+        /// It is the way back of a packet from the internet.
+        back: bool,
     },
     /// An address (and port) was translated.
     Translate {
@@ -255,12 +257,13 @@ impl<'n> Walk<'n> {
     }
 
     /// Notes the route at a subnet; the first one noted is the answer's.
-    pub(crate) fn route(&mut self, subnet: SubnetIx, route: &crate::routes::Candidate<'_>) {
+    pub(crate) fn route(&mut self, subnet: SubnetIx, route: &crate::routes::Candidate<'_>, back: bool) {
         self.hops.push(Hop::Route {
             subnet: self.net.subnet(subnet).id.clone(),
             route: route.to_string(),
             next_hop: route.kind.as_str().to_owned(),
             next_hop_ip: route.address,
+            back,
         });
         self.next_hop.get_or_insert_with(|| (route.kind.as_str().to_owned(), route.address, route.to_string()));
     }

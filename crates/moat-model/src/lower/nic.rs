@@ -12,8 +12,10 @@ impl<'a> Lowering<'a> {
             // Stable: the primary one first, the others as written.
             configs.sort_by_key(|c| bool_at(c.body, "properties.primary") != Some(true));
             let ip_configs: Vec<IpConfig> = configs.iter().filter_map(|c| self.ip_config(c)).collect();
-            if ip_configs.is_empty() {
+            if configs.is_empty() {
                 self.problem(&doc.id, "properties.ipConfigurations", What::Missing);
+            }
+            if ip_configs.is_empty() {
                 continue;
             }
             let at = self.net.nics.len();
@@ -30,13 +32,13 @@ impl<'a> Lowering<'a> {
 
     /// An IP configuration; one without subnet or (not yet) address is left out.
     fn ip_config(&mut self, doc: &Doc<'_>) -> Option<IpConfig> {
-        let subnet = self.refer(doc, "properties.subnet.id", Kind::Subnet);
-        let address = self.address(doc, "properties.privateIPAddress");
-        let (Some(subnet), Some(address)) = (subnet, address) else {
-            let at = if subnet.is_none() { "properties.subnet.id" } else { "properties.privateIPAddress" };
-            self.problem(&doc.id, at, What::Missing);
-            return None;
-        };
+        for needed in ["properties.subnet.id", "properties.privateIPAddress"] {
+            if str_at(doc.body, needed).is_none_or(str::is_empty) {
+                self.problem(&doc.id, needed, What::Missing);
+            }
+        }
+        let subnet = self.refer(doc, "properties.subnet.id", Kind::Subnet)?;
+        let address = self.address(doc, "properties.privateIPAddress")?;
         let asgs = self.refer_all(doc, "properties.applicationSecurityGroups", Kind::Asg);
         Some(IpConfig {
             id: doc.id.clone(),

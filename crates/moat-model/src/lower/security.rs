@@ -98,14 +98,15 @@ impl<'a> Lowering<'a> {
 
     fn side(&mut self, doc: &Doc<'_>, side: &Side) -> Vec<AddressMatch> {
         let mut list = Vec::new();
-        for text in super::read::both(doc.body, side.prefix, side.prefixes) {
+        let texts = super::read::both(doc.body, side.prefix, side.prefixes);
+        if texts.is_empty() && array_at(doc.body, side.groups).is_empty() {
+            self.problem(&doc.id, side.prefix, What::Missing);
+        }
+        for text in texts {
             list.extend(self.address_match(&doc.id, side.prefixes, text));
         }
         for asg in self.refer_all(doc, side.groups, Kind::Asg) {
             list.push(AddressMatch::Asg(AsgIx(asg)));
-        }
-        if list.is_empty() {
-            self.problem(&doc.id, side.prefix, What::Missing);
         }
         list
     }

@@ -24,7 +24,7 @@ pub(crate) fn forward(walk: &mut Walk<'_>, mut sender: Sender, mut subnet: Subne
     for passed in 0.. {
         let vnet = net.subnet(subnet).vnet;
         let route = routes::lookup(net, subnet, walk.flow.destination);
-        walk.route(subnet, &route);
+        walk.route(subnet, &route, false);
         return match route.kind {
             HopKind::None => End(Verdict::Drop, Stage::RouteNone),
             HopKind::VnetLocal | HopKind::VNetPeering | HopKind::InterfaceEndpoint => {

@@ -82,7 +82,7 @@ pub(crate) fn to_nic(walk: &mut Walk<'_>, nic: NicIx) -> End {
     let config = &net.nic(nic).ip_configs[at];
     let Some(ip) = config.public_ip.and_then(|p| net.public_ips.get(p.at())) else {
         let back = routes::lookup(net, config.subnet, walk.flow.source);
-        walk.route(config.subnet, &back);
+        walk.route(config.subnet, &back, true);
         return End(Verdict::Drop, Stage::NoPublicIp);
     };
     arrive(walk, nic, config.subnet, ip.sku)
@@ -93,7 +93,7 @@ pub(crate) fn to_nic(walk: &mut Walk<'_>, nic: NicIx) -> End {
 fn arrive(walk: &mut Walk<'_>, nic: NicIx, subnet: SubnetIx, sku: Sku) -> End {
     let net = walk.net;
     let back = routes::lookup(net, subnet, walk.flow.source);
-    walk.route(subnet, &back);
+    walk.route(subnet, &back, true);
     let unguarded = net.subnet(subnet).nsg.is_none() && net.nic(nic).nsg.is_none();
     if net.semantics.closed_by_default && sku == Sku::Standard && unguarded {
         return End(Verdict::Drop, Stage::ClosedByDefault);
