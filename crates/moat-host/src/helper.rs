@@ -57,7 +57,7 @@ impl Hands for Applier {
 }
 
 /// An error with its causes: only text crosses to the other process.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -19,6 +19,7 @@ pub mod error;
 pub mod ids;
 mod init;
 pub mod place;
+pub mod probe;
 pub mod process;
 pub mod view;
 

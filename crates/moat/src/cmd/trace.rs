@@ -1,10 +1,12 @@
 //! `moat trace`: the model's verdict on a flow, each hop and the rule that decides.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use moat_host::world::Failure;
+use moat_model::world_file::{Case, World};
+use moat_net::tags::TagSource;
 use serde_json::{Value, json};
 
 use super::{Format, Which};
@@ -75,6 +77,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn cases_of(world: &std::path::Path, _cases: &std::path::Path) -> Result<ExitCode, Failure> {
-    Err(Failure::bare(format!("worlds in files are not read yet: `{}`", world.display())))
+/// One answer a line, in the order of the cases. Worlds without tags of their own use those of 2021.
+fn cases_of(world: &Path, cases: &Path) -> Result<ExitCode, Failure> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("`{}`: {error}", path.display()), "check the path"))
+    };
+    let tags = TagSource::File(moat_net::tags::september_2021());
+    let world = World::parse(&read(world)?, &tags)
+        .map_err(|error| Failure::bare(format!("the world `{}`: {}", world.display(), ui::with_causes(&error))))?;
+    for (index, line) in read(cases)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let answer = Case::parse(line).and_then(|case| world.run(&case)).map_err(|error| {
+            Failure::bare(format!("`{}` line {}: {}", cases.display(), index + 1, ui::with_causes(&error)))
+        })?;
+        ui::out(serde_json::to_string(&answer).map_err(|error| Failure::bare(error.to_string()))?);
+    }
+    Ok(ExitCode::SUCCESS)
 }
