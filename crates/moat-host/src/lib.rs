@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod plan;
 pub mod protocol;
 pub mod ruleset;
+pub mod testbed;
 pub mod verify;
 pub mod world;
 

@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
+use moat_net::address::NON_PUBLIC_V4;
 use moat_net::ir::{Net, VnetIx};
+use moat_net::set::IpSet;
 
 use crate::layout::{
     BACKBONE, Fabric, Hop, HostPlan, Neighbour, NsName, NsPlan, Refusal, Route, TABLE_LOCAL, TABLE_MAIN, Veth,
@@ -79,7 +81,11 @@ impl Planner<'_> {
         let mut plan = NsPlan { sysctls: router_sysctls(), ..NsPlan::default() };
         let mut local: BTreeSet<Ipv4Net> = self.fabric.services.iter().map(Ipv4Net::trunc).collect();
         if self.fabric.any_public {
-            local.insert(Ipv4Net::default());
+            let private: IpSet = NON_PUBLIC_V4.iter().map(|p| IpNet::V4(*p)).collect();
+            local.extend(private.complement().prefixes().into_iter().filter_map(|p| match p {
+                IpNet::V4(p) => Some(p),
+                IpNet::V6(_) => None,
+            }));
         }
         for prefix in local {
             plan.routes.insert(Route { table: TABLE_LOCAL, prefix, metric: 0, hop: Hop::Local });

@@ -177,7 +177,13 @@ impl Applier {
                 self.namespaces.get(&veth.b.ns).ok_or_else(|| ApplyError::NoNamespace(veth.b.ns.clone()))?;
             requests.push((route::add_veth(veth, peer.fd.as_fd()), format!("add link {}", veth.a.link)));
         }
-        self.route(&home)?.request_all(requests, |_, _| false).map_err(refused(&home))
+        self.route(&home)?.request_all(requests, |_, _| false).map_err(refused(&home))?;
+        for veth in veths {
+            let (ns, link) = (&veth.b.ns, &veth.b.link);
+            let what = format!("switch link {link} on");
+            self.route(ns)?.request(route::link_up_named(link), &what).map_err(refused(ns))?;
+        }
+        Ok(())
     }
 
     fn net(&mut self, ns: &NsName, changes: &[NetChange]) -> Result<()> {

@@ -51,13 +51,14 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     h
 }
 
-/// Makes a veth pair, both ends up, the peer inside `peer_ns` under its final name at once.
+/// Makes a veth pair, the peer inside `peer_ns` under its final name at once. The near end is up;
+/// the peer cannot be switched on before the pair is complete, so it needs [`link_up_named`].
 pub fn add_veth(veth: &Veth, peer_ns: BorrowedFd<'_>) -> Builder {
     let mut m = Builder::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_header(0, IFF_UP, IFF_UP));
     m.text(IFLA_IFNAME, &veth.a.link).attribute(IFLA_ADDRESS, &veth.a.mac).nested(IFLA_LINKINFO, |b| {
         b.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |b| {
             b.nested(VETH_INFO_PEER, |b| {
-                b.raw(&link_header(0, IFF_UP, IFF_UP))
+                b.raw(&link_header(0, 0, 0))
                     .text(IFLA_IFNAME, &veth.b.link)
                     .attribute(IFLA_ADDRESS, &veth.b.mac)
                     .u32(IFLA_NET_NS_FD, peer_ns.as_raw_fd().cast_unsigned());
@@ -70,6 +71,13 @@ pub fn add_veth(veth: &Veth, peer_ns: BorrowedFd<'_>) -> Builder {
 /// Switches a link on.
 pub fn link_up(index: u32) -> Builder {
     Builder::new(libc::RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP))
+}
+
+/// Switches a link on, by name.
+pub fn link_up_named(name: &str) -> Builder {
+    let mut m = link_up(0);
+    m.text(IFLA_IFNAME, name);
+    m
 }
 
 /// Removes a link by name.

@@ -1,0 +1,43 @@
+//! Real packets through the real kernel, in throw-away worlds. No privilege needed: each test forks
+//! into its own user, mount and network namespaces, and everything is gone when it ends.
+//!
+//! Assertions are about behaviour (who reaches whom, what is logged), never about rule text.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub, reason = "a test program")]
+
+mod bed;
+mod cases;
+mod net;
+
+use moat_host::testbed::{Unavailable, in_world};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        for (name, _) in cases::ALL {
+            println!("{name}: test");
+        }
+        return;
+    }
+    let filter: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = || cases::ALL.iter().filter(|(n, _)| filter.is_empty() || filter.iter().any(|f| n.contains(*f)));
+    let (mut failed, mut skipped) = (0, 0);
+    for (name, case) in chosen() {
+        match in_world(|| {
+            case();
+            0
+        }) {
+            Ok(0) => println!("test {name} ... ok"),
+            Ok(code) => {
+                println!("test {name} ... FAILED ({code})");
+                failed += 1;
+            }
+            Err(Unavailable::Threads) => unreachable!("this program starts no thread"),
+            Err(e) => {
+                eprintln!("SKIPPED: {name}: {e}");
+                skipped += 1;
+            }
+        }
+    }
+    println!("\ntest result: {} ran, {failed} failed, {skipped} skipped", chosen().count() - skipped);
+    std::process::exit(i32::from(failed > 0));
+}
