@@ -179,6 +179,15 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Document id of the VNet.
+    pub fn vnet(&self) -> &str {
+        match self {
+            Refusal::DualStack { vnet, .. } => vnet,
+        }
+    }
+}
+
 /// What the plan needs to know beside the network itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fabric {

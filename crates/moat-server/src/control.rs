@@ -190,7 +190,9 @@ async fn connection(server: Arc<Server>, stream: UnixStream) {
     let own = nix::unistd::geteuid().as_raw();
     if !peer.is_ok_and(|uid| uid == own || uid == 0) {
         tracing::warn!("a control connection of another user was refused");
-        let _ = caller.line(&json!({"error": ControlError::new("not-owner", "this environment belongs to another user")})).await;
+        let _ = caller
+            .line(&json!({"error": ControlError::new("not-owner", "this environment belongs to another user")}))
+            .await;
         return;
     }
     let mut line = String::new();

@@ -26,7 +26,9 @@ pub enum EnvironmentError {
     #[error("making the client secret")]
     Random(#[from] random::NoRandomness),
     /// The state was made for another edition; what is stored may not be valid in this one.
-    #[error("the environment was made with edition `{made}`, not `{asked}`; use another environment name or `moat down --purge`")]
+    #[error(
+        "the environment was made with edition `{made}`, not `{asked}`; use another environment name or `moat down --purge`"
+    )]
     Edition {
         /// At the first start.
         made: String,

@@ -1,39 +1,39 @@
-//! What the server asks of the world it runs in. The kernel side implements it by a privileged
-//! helper; [`NoHost`] has no world at all: loopback only, nothing to reconcile.
+//! Whether the server has a world to make real. [`NoHost`] has none: loopback only, nothing to
+//! reconcile; for tests and benches of the control plane.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-/// A socket to be made inside a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketSpec {
-    /// A listening TCP socket.
-    TcpListen(SocketAddr),
-    /// A bound UDP socket.
-    Udp(SocketAddr),
-}
+use crate::reconcile::Hands;
 
 /// The world of an environment.
 pub trait HostApi: Send + Sync + 'static {
-    /// Makes a socket inside the namespace `ns`. May block for the length of one request.
-    fn socket(&self, ns: &str, spec: SocketSpec) -> io::Result<OwnedFd>;
+    /// The helper that carries out plans; `None` without a data plane.
+    fn hands(&self) -> Option<Arc<dyn Hands>>;
 
     /// Whether there is a data plane that writes have to reach. Without one, a write is complete
     /// when it is stored.
-    fn has_data_plane(&self) -> bool;
+    fn has_data_plane(&self) -> bool {
+        self.hands().is_some()
+    }
 }
 
-/// No world: for tests and benches of the control plane.
+/// No world.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoHost;
 
 impl HostApi for NoHost {
-    fn socket(&self, ns: &str, _spec: SocketSpec) -> io::Result<OwnedFd> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, format!("there is no namespace `{ns}` without a data plane")))
+    fn hands(&self) -> Option<Arc<dyn Hands>> {
+        None
+    }
+}
+
+/// The helper process, over its socket.
+impl HostApi for moat_host::HostClient {
+    fn hands(&self) -> Option<Arc<dyn Hands>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn has_data_plane(&self) -> bool {
-        false
+        true
     }
 }

@@ -45,14 +45,17 @@ async fn token(server: &Server, vnet: &str, call: &Call) -> Reply {
     let Some(principal) = server.hooks.identity_of(vnet, call.peer.ip()) else {
         return refused(400, "invalid_request", "Identity not found");
     };
-    let asked_for_other =
-        call.query.get("client_id").is_some_and(|id| !id.eq_ignore_ascii_case(&principal.app_id))
-            || call.query.get("object_id").is_some_and(|id| !id.eq_ignore_ascii_case(&principal.object_id));
+    let asked_for_other = call.query.get("client_id").is_some_and(|id| !id.eq_ignore_ascii_case(&principal.app_id))
+        || call.query.get("object_id").is_some_and(|id| !id.eq_ignore_ascii_case(&principal.object_id));
     if asked_for_other {
         return refused(400, "invalid_request", "Identity not found");
     }
     if !is_resource(resource) {
-        return refused(400, "invalid_resource", &format!("AADSTS500011: The resource principal named {resource} was not found."));
+        return refused(
+            400,
+            "invalid_resource",
+            &format!("AADSTS500011: The resource principal named {resource} was not found."),
+        );
     }
     let now = server.clock.now();
     match server.authority.issue(&principal, resource, now).await {

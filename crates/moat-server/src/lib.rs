@@ -15,6 +15,7 @@ pub mod http;
 mod imds;
 pub mod listeners;
 pub mod random;
+pub mod reconcile;
 pub mod secrets;
 pub mod server;
 pub mod services;
@@ -34,7 +35,7 @@ use tokio::sync::watch;
 
 pub use control::{ControlError, ControlHandlers};
 pub use environment::Environment;
-pub use host::{HostApi, NoHost, SocketSpec};
+pub use host::{HostApi, NoHost};
 pub use listeners::{DnsView, Listeners, Listening, OriginInfo};
 pub use server::Server;
 
@@ -46,6 +47,9 @@ use services::table::Addresses;
 const WORKERS: usize = 2;
 /// Threads for what blocks (key generation, requests to the helper); kept small for idle memory.
 const BLOCKING_THREADS_MAX: usize = 8;
+
+/// Time for calls into the helper to return when the server ends.
+const SHUTDOWN_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What a server is started with.
 #[derive(Debug)]
@@ -92,6 +96,9 @@ pub enum ServeError {
     /// Certificates.
     #[error("opening the certificate authority")]
     Tls(#[from] tls::TlsError),
+    /// Reconcilers.
+    #[error("starting the reconcilers")]
+    Reconcile(#[from] reconcile::StartError),
     /// Sockets and threads.
     #[error("starting the server")]
     Io(#[from] io::Error),
@@ -156,6 +163,7 @@ pub(crate) fn serve_with(
         find_addresses: parts.find_addresses,
         addresses: OnceLock::new(),
         stop: watch::channel(false).0,
+        refused: std::sync::RwLock::default(),
     });
     control::add_basic(&server.control);
 
@@ -168,31 +176,30 @@ pub(crate) fn serve_with(
         .build()?;
     let address = listen.local_addr()?;
     runtime.block_on(async {
-        let listeners = Listeners(Arc::downgrade(&server));
+        let listeners = Listeners { server: Arc::downgrade(&server), runtime: runtime.handle().clone() };
         let loopback = listeners.add_https(OwnedFd::from(listen), OriginInfo::Loopback)?;
         control.set_nonblocking(true)?;
         let control = tokio::spawn(control::run(server.clone(), tokio::net::UnixListener::from_std(control)?));
+        let running = match server.host.hands() {
+            Some(hands) => Some(reconcile::start(&server, listeners.clone(), hands)?),
+            None => None,
+        };
         let mut stopping = server.stopping();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        ready(Ready {
-            address,
-            ca_file: server.ca_file.clone(),
-            environment,
-            server: server.clone(),
-            listeners,
-        });
+        ready(Ready { address, ca_file: server.ca_file.clone(), environment, server: server.clone(), listeners });
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        drop(running);
         drop(loopback);
         control.abort();
         Ok::<_, ServeError>(())
     })?;
     // Ends the connections; what was acknowledged is on disk already.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(SHUTDOWN_SECONDS_MAX);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::dns;
@@ -51,9 +52,12 @@ impl Drop for Listening {
     }
 }
 
-/// Adds listeners to a running server. Must be used inside its runtime.
+/// Adds listeners to a running server, from any thread.
 #[derive(Debug, Clone)]
-pub struct Listeners(pub(crate) Weak<Server>);
+pub struct Listeners {
+    pub(crate) server: Weak<Server>,
+    pub(crate) runtime: Handle,
+}
 
 impl Listeners {
     /// HTTPS for every emulated name.
@@ -74,22 +78,25 @@ impl Listeners {
     /// DNS over UDP and TCP.
     pub fn add_dns(&self, udp: OwnedFd, tcp: OwnedFd, view: DnsView) -> io::Result<Listening> {
         let server = self.server()?;
+        let _in_runtime = self.runtime.enter();
         let udp = UdpSocket::from(udp);
         udp.set_nonblocking(true)?;
         let udp = tokio::net::UdpSocket::from_std(udp)?;
         let tcp = tcp_listener(tcp)?;
         Ok(Listening(vec![
-            tokio::spawn(dns::server::udp(server.clone(), udp, view.clone())),
-            tokio::spawn(dns::server::tcp(server, tcp, view)),
+            self.runtime.spawn(dns::server::udp(server.clone(), udp, view.clone())),
+            self.runtime.spawn(dns::server::tcp(server, tcp, view)),
         ]))
     }
 
     fn http(&self, fd: OwnedFd, front: Front) -> io::Result<Listening> {
-        Ok(Listening(vec![tokio::spawn(listener::run(self.server()?, tcp_listener(fd)?, front))]))
+        let _in_runtime = self.runtime.enter();
+        let listening = listener::run(self.server()?, tcp_listener(fd)?, front);
+        Ok(Listening(vec![self.runtime.spawn(listening)]))
     }
 
     fn server(&self) -> io::Result<Arc<Server>> {
-        self.0.upgrade().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"))
+        self.server.upgrade().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the server has stopped"))
     }
 }
 

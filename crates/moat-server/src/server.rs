@@ -1,9 +1,10 @@
 //! The state of a running server: everything that calls, listeners and reconcilers share.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use ipnet::Ipv4Net;
 use moat_arm::{ApiError, Snapshot, document};
@@ -65,11 +66,15 @@ pub struct Server {
     pub(crate) find_addresses: fn(moat_model::Edition) -> Addresses,
     pub(crate) addresses: OnceLock<Addresses>,
     pub(crate) stop: watch::Sender<bool>,
+    pub(crate) refused: RwLock<BTreeMap<String, String>>,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("environment", &self.environment).field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("environment", &self.environment)
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,6 +101,16 @@ impl Server {
             .and_then(|rest| rest.split('.').next())
             .and_then(|account| storage_region(&self.store.snapshot(), account));
         self.service_table().resolve(host, region.as_deref())
+    }
+
+    /// The address at which a service tag is served, if it is one of the table's.
+    pub fn tag_address(&self, tag: &str) -> Option<Ipv4Addr> {
+        self.service_table().of_tag(tag)
+    }
+
+    /// VNets that the data plane cannot realise, by lower-case id, with the reason.
+    pub fn set_refused(&self, refused: BTreeMap<String, String>) {
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
     /// Every address at which the backbone must answer for emulated services.

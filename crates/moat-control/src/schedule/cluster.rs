@@ -24,7 +24,7 @@ pub const RESIZE_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// Nodes that share one security group, public IP and balancer (network-semantics 20.4).
 pub const NODES_PER_SET: u32 = 100;
 /// Type of a compute, as its documents spell it.
-const COMPUTE: &str = "Microsoft.MachineLearningServices/workspaces/computes";
+pub const COMPUTE: &str = "Microsoft.MachineLearningServices/workspaces/computes";
 
 /// What packets said about one node.
 #[derive(Debug, Clone, PartialEq, Eq)]

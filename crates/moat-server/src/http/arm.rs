@@ -63,7 +63,8 @@ pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
             Reply::error(ApiError::new(409, "StateNotWritable", error.to_string()))
         }
         Err(StoreError::Stopped) => {
-            Reply::error(ApiError::new(503, "ServiceUnavailable", "The environment is stopping.")).with("Retry-After", "1")
+            Reply::error(ApiError::new(503, "ServiceUnavailable", "The environment is stopping."))
+                .with("Retry-After", "1")
         }
         Err(error) => server.internal_error("writing", &error),
     }

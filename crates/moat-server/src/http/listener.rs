@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use moat_arm::ApiError;
 use moat_control::Origin;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -102,7 +102,21 @@ async fn connection(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, f
 /// Says in plain HTTP what is wrong, to whoever forgot the `s`.
 async fn refuse_plain(mut stream: TcpStream) {
     const TEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 27\r\nConnection: close\r\n\r\nthis port speaks HTTPS only";
-    let _ = tokio::time::timeout(HANDSHAKE_SECONDS_MAX, stream.write_all(TEXT)).await;
+    let tell = async {
+        stream.write_all(TEXT).await?;
+        stream.shutdown().await?;
+        // Closing with unread bytes would reset the connection and lose the text.
+        let mut unread = [0; 4096];
+        let mut left = HEADER_BYTES_MAX;
+        loop {
+            match stream.read(&mut unread).await? {
+                0 => return Ok::<_, std::io::Error>(()),
+                n if n >= left => return Ok(()),
+                n => left -= n,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(HANDSHAKE_SECONDS_MAX, tell).await;
 }
 
 struct Connection {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use moat_arm::{Batch, Snapshot};
 use moat_control::Ctx;
 use moat_control::schedule::cluster::{self, Observed};
 use moat_store::Store;
@@ -19,7 +20,8 @@ pub struct Clusters {
     /// Verdicts about nodes.
     pub observed: watch::Receiver<Observed>,
     /// Makes the context of a step: time and ids come from outside.
-    pub context: Arc<dyn Fn() -> Ctx + Send + Sync>,
+    /// `None` once the server is gone.
+    pub context: Arc<dyn Fn() -> Option<Ctx> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Clusters {
@@ -37,10 +39,9 @@ impl Clusters {
             let observed = self.observed.borrow_and_update().clone();
             // A step on the published snapshot tells cheaply whether there is anything to do; the
             // writer then takes the step on the newest one.
-            if !cluster::step(&snapshot, &observed, &(self.context)()).is_empty() {
-                let ctx = (self.context)();
-                let done = self.store.submit(move |newest| (cluster::step(newest, &observed, &ctx), ())).await;
-                if let Err(e) = done {
+            let Some(ctx) = (self.context)() else { return };
+            if !step(&snapshot, &observed, &ctx).is_empty() {
+                if let Err(e) = self.store.submit(move |newest| (step(newest, &observed, &ctx), ())).await {
                     tracing::error!(error = %e, "the state of clusters could not be stored");
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
@@ -53,4 +54,19 @@ impl Clusters {
             }
         }
     }
+}
+
+/// Clusters one step further, then deletions that waited for them.
+fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
+    let mut batch = cluster::step(snapshot, observed, ctx);
+    if !batch.is_empty() {
+        return batch;
+    }
+    for request in moat_control::pending_deletions(snapshot, &|kind| kind.eq_ignore_ascii_case(cluster::COMPUTE)) {
+        let mut work = snapshot.clone();
+        work.apply(&batch);
+        let decision = moat_control::decide(&work, &request, ctx);
+        batch.changes.extend(decision.batch.changes);
+    }
+    batch
 }

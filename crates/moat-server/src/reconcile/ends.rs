@@ -161,9 +161,10 @@ pub fn sentence(hop: &Hop) -> String {
         Hop::Internet => "comes from the internet".to_owned(),
         Hop::Platform => "is the platform's".to_owned(),
         Hop::List(l) => format!("{}: {}/{} says {:?}", l.stage.as_str(), l.list, l.rule, l.access),
-        Hop::Route { subnet, route, next_hop, next_hop_ip } => {
+        Hop::Route { subnet, route, next_hop, next_hop_ip, back } => {
             let ip = next_hop_ip.map(|a| format!(" {a}")).unwrap_or_default();
-            format!("route at {}: {route} -> {next_hop}{ip}", subnet.rsplit('/').next().unwrap_or(subnet))
+            let way = if *back { "way back: route" } else { "route" };
+            format!("{way} at {}: {route} -> {next_hop}{ip}", subnet.rsplit('/').next().unwrap_or(subnet))
         }
         Hop::Translate { by, name, from, to, port } => {
             let name = name.as_deref().map(|n| format!(" {n}")).unwrap_or_default();

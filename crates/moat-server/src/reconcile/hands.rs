@@ -40,3 +40,40 @@ pub trait Hands: Send + Sync + 'static {
     /// Differences between the plan and the kernel, as sentences; empty means they agree.
     fn verify(&self, plan: &moat_host::HostPlan) -> Result<Vec<String>, HandsError>;
 }
+
+fn failed(what: impl Into<String>) -> impl FnOnce(moat_host::HostError) -> HandsError {
+    let what = what.into();
+    move |source| HandsError::Helper { what, source: Box::new(source) }
+}
+
+impl Hands for moat_host::HostClient {
+    fn apply(&self, steps: &[Step]) -> Result<(), HandsError> {
+        self.apply(steps.to_vec()).map_err(failed(format!("apply {} steps", steps.len())))
+    }
+    fn reset(&self) -> Result<(), HandsError> {
+        self.reset().map_err(failed("clear the network"))
+    }
+    fn socket(&self, ns: &NsName, spec: &SocketSpec) -> Result<OwnedFd, HandsError> {
+        self.socket(ns, spec.clone()).map_err(failed(format!("make a socket in {ns}")))
+    }
+    fn flow_log(&self, ns: &NsName) -> Result<OwnedFd, HandsError> {
+        self.nflog(ns, moat_host::layout::LOG_GROUP).map_err(failed(format!("open the firewall log of {ns}")))
+    }
+    fn spawn(&self, ns: &NsName, id: &str, config: &str) -> Result<(), HandsError> {
+        self.spawn(ns, id, config.to_owned(), None).map_err(failed(format!("start the agent {id}")))
+    }
+    fn kill(&self, id: &str) -> Result<(), HandsError> {
+        self.kill(id).map_err(failed(format!("end the agent {id}")))
+    }
+    fn exited(&self) -> Result<Vec<String>, HandsError> {
+        Ok(self.exited().map_err(failed("tell which agents ended"))?.into_iter().map(|e| e.id).collect())
+    }
+    fn verify(&self, plan: &moat_host::HostPlan) -> Result<Vec<String>, HandsError> {
+        let seen = self.observe().map_err(failed("read the kernel's state"))?;
+        let sentences = moat_host::verify(plan, &seen).into_iter().map(|m| {
+            let side = |s: Option<String>| s.unwrap_or_else(|| "nothing".to_owned());
+            format!("{}: {}: planned {}, there is {}", m.ns, m.what, side(m.planned), side(m.seen))
+        });
+        Ok(sentences.collect())
+    }
+}

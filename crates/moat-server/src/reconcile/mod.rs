@@ -16,4 +16,8 @@ pub mod flows;
 pub mod hands;
 pub mod network;
 pub mod nodes;
+pub mod start;
 pub mod words;
+
+pub use hands::{Hands, HandsError};
+pub use start::{Running, StartError, start};

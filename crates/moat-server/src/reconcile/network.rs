@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use moat_arm::{ResourceId, Snapshot};
-use moat_host::{Fabric, HostPlan, NsName, SocketSpec, diff};
+use moat_host::{Fabric, HostPlan, NsName, RuleRef, SocketSpec, diff};
 use moat_net::ir::{Net, Semantics};
 use moat_store::Store;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::sync::watch;
 
 use crate::reconcile::hands::{Hands, HandsError};
-use crate::reconcile::flows::FlowLog;
+use crate::reconcile::flows::{Flow, FlowLog};
 
 /// Resolver and probe address of the platform (network-semantics 3.9, 11.1).
 pub const PLATFORM_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
@@ -30,6 +32,14 @@ const STEPS_PER_REQUEST_MAX: usize = 256;
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Accept queue of platform listeners.
 const BACKLOG: u16 = 128;
+
+/// Longest log message.
+const LOG_BYTES_MAX: usize = 64 * 1024;
+/// How long a log reader may take to notice that its VNet is gone.
+const LOG_WAIT_MS: u16 = 500;
+
+/// What rule numbers mean.
+pub type Rules = Arc<RwLock<BTreeMap<u32, RuleRef>>>;
 
 /// What Linux looks like by now.
 #[derive(Debug, Clone, Default)]
@@ -61,7 +71,9 @@ pub struct Network {
     /// Addresses for default outbound access.
     pub outbound_pool: Vec<Ipv4Net>,
     /// Service tags of the edition.
-    pub tags: moat_model::lower::TagSource,
+    pub tags: moat_net::tags::TagSource,
+    /// What rule numbers in the log mean; those of earlier plans too, since lines may still be on their way.
+    pub rules: Rules,
     /// Gets the sockets of the platform in each VNet and in the backbone.
     pub listeners: Arc<dyn PlatformListeners>,
 }
@@ -74,6 +86,8 @@ pub trait PlatformListeners: Send + Sync {
     fn dns(&self, vnet: Option<&str>, udp: OwnedFd, tcp: OwnedFd);
     /// Instance metadata of a VNet.
     fn imds(&self, vnet: &str, http: OwnedFd);
+    /// The VNet (`None`: the internet side) is gone; its sockets must be closed, or its namespace stays.
+    fn close(&self, vnet: Option<&str>);
 }
 
 impl std::fmt::Debug for Network {
@@ -111,7 +125,7 @@ impl Network {
 
     fn converge(&self, snapshot: &Snapshot, pass: &mut Pass) -> Result<(), HandsError> {
         let started = std::time::Instant::now();
-        let (net, problems) = moat_model::lower::network(snapshot, &Semantics::default(), &self.tags);
+        let (net, problems) = moat_model::lower::network(snapshot, Semantics::default(), &self.tags);
         for problem in &problems {
             tracing::debug!(%problem, "a document says something that cannot be lowered");
         }
@@ -119,6 +133,8 @@ impl Network {
         let plan = moat_host::plan(&net, &fabric);
         let steps = diff(&pass.plan, &plan);
         let n_steps = steps.len();
+        self.rules.write().unwrap_or_else(PoisonError::into_inner).extend(plan.rule_ids.clone());
+        self.forget(&plan, pass);
         for chunk in steps.chunks(STEPS_PER_REQUEST_MAX) {
             self.host.apply(chunk)?;
         }
@@ -163,17 +179,17 @@ impl Network {
     /// Opens the platform's sockets in namespaces that do not have them yet.
     fn listen(&self, plan: &HostPlan, pass: &mut Pass) -> Result<(), HandsError> {
         let backbone = NsName::from(moat_host::layout::BACKBONE);
-        if !pass.listening.contains(&backbone) {
+        if !pass.listening.contains_key(&backbone) {
             let any = |port| SocketSpec::TcpListen { address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), backlog: BACKLOG };
             let https = self.host.socket(&backbone, &any(443))?;
             let http = self.host.socket(&backbone, &any(80))?;
             self.listeners.backbone(https, http);
             let (udp, tcp) = self.dns_sockets(&backbone)?;
             self.listeners.dns(None, udp, tcp);
-            pass.listening.insert(backbone);
+            pass.listening.insert(backbone, Served { vnet: None, gone: Arc::default() });
         }
         for (id, ns) in &plan.places {
-            if !is_vnet(id) || pass.listening.contains(ns) {
+            if !is_vnet(id) || pass.listening.contains_key(ns) {
                 continue;
             }
             let (udp, tcp) = self.dns_sockets(ns)?;
@@ -181,15 +197,25 @@ impl Network {
             let imds = SocketSpec::TcpListen { address: SocketAddrV4::new(PLATFORM_IMDS, 80), backlog: BACKLOG };
             self.listeners.imds(id, self.host.socket(ns, &imds)?);
             let log = self.host.flow_log(ns)?;
-            let (flows, realised, vnet) = (self.flows.clone(), self.realised.subscribe(), id.clone());
-            std::thread::Builder::new()
-                .name("flow-log".to_owned())
-                .spawn(move || read_log(&log, &vnet, &flows, &realised))
-                .map_err(HandsError::from)?;
-            pass.listening.insert(ns.clone());
+            let served = Served { vnet: Some(id.clone()), gone: Arc::default() };
+            let reader = LogReader { log, vnet: id.clone(), flows: self.flows.clone(), rules: self.rules.clone() };
+            let gone = served.gone.clone();
+            std::thread::Builder::new().name("flow-log".to_owned()).spawn(move || reader.run(&gone))?;
+            pass.listening.insert(ns.clone(), served);
         }
-        pass.listening.retain(|ns| plan.namespaces.contains_key(ns));
         Ok(())
+    }
+
+    /// Closes what lies in namespaces that are about to go: an open socket would keep them.
+    fn forget(&self, plan: &HostPlan, pass: &mut Pass) {
+        pass.listening.retain(|ns, served| {
+            let stays = plan.namespaces.contains_key(ns);
+            if !stays {
+                served.gone.store(true, Ordering::Relaxed);
+                self.listeners.close(served.vnet.as_deref());
+            }
+            stays
+        });
     }
 
     fn dns_sockets(&self, ns: &NsName) -> Result<(OwnedFd, OwnedFd), HandsError> {
@@ -204,8 +230,75 @@ impl Network {
 #[derive(Debug, Default)]
 struct Pass {
     plan: HostPlan,
-    listening: BTreeSet<NsName>,
+    listening: BTreeMap<NsName, Served>,
     outbound: BTreeMap<String, Ipv4Addr>,
+}
+
+/// A namespace whose platform sockets are served.
+#[derive(Debug)]
+struct Served {
+    vnet: Option<String>,
+    gone: Arc<AtomicBool>,
+}
+
+/// Reads the firewall log of one VNet's router.
+struct LogReader {
+    log: OwnedFd,
+    vnet: String,
+    flows: Arc<FlowLog>,
+    rules: Rules,
+}
+
+impl LogReader {
+    fn run(self, gone: &AtomicBool) {
+        let mut buffer = vec![0u8; LOG_BYTES_MAX];
+        while !gone.load(Ordering::Relaxed) {
+            let mut waiting = [PollFd::new(self.log.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut waiting, PollTimeout::from(LOG_WAIT_MS)) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(e) => {
+                    tracing::error!(error = %e, vnet = self.vnet, "the firewall log cannot be read");
+                    return;
+                }
+            }
+            match nix::sys::socket::recv(self.log.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::MSG_DONTWAIT) {
+                Ok(n) => self.take(&buffer[..n]),
+                // The kernel had more lines than room: some are lost, the log goes on.
+                Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+                Err(e) => {
+                    tracing::error!(error = %e, vnet = self.vnet, "the firewall log cannot be read");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        for line in moat_host::netlink::nflog::parse(bytes) {
+            let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(rule) = line.rule().and_then(|(_, id)| rules.get(&id).cloned()) else { continue };
+            drop(rules);
+            let protocol = match line.protocol {
+                1 => "Icmp".to_owned(),
+                6 => "Tcp".to_owned(),
+                17 => "Udp".to_owned(),
+                other => other.to_string(),
+            };
+            self.flows.push(Flow {
+                number: 0,
+                time: crate::clock::Clock::system().now(),
+                vnet: self.vnet.clone(),
+                access: rule.access,
+                rule,
+                protocol,
+                source: *line.source.ip(),
+                source_port: line.source.port(),
+                destination: *line.destination.ip(),
+                destination_port: line.destination.port(),
+            });
+        }
+    }
 }
 
 /// Whether a place is a VNet's router.

@@ -270,12 +270,12 @@ impl Nodes {
             state.applied = realised.seq;
             let (secret, mark) = (state.key.clone(), state.mark);
             drop(table);
-            let (asker, known, observed) = (asker.clone(), known.clone(), self.observed.clone());
+            let (asker, table, observed) = (asker.clone(), known.clone(), self.observed.clone());
             let (target, snapshot) = (target.clone(), snapshot.clone());
             let asked = std::thread::Builder::new().name("node".to_owned()).spawn(move || {
                 let finding = asker.ask(&target, &secret, mark, &snapshot);
-                let mut table = known.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(state) = table.get_mut(&target.document) {
+                let mut known = table.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(state) = known.get_mut(&target.document) {
                     state.busy = false;
                     let verdict = match finding {
                         Outcome::Good => Some(NodeVerdict::Reachable),
@@ -288,7 +288,7 @@ impl Nodes {
                     let good = verdict == Some(NodeVerdict::Reachable);
                     state.heard |= good;
                     state.next = Instant::now() + if good { HEARTBEAT } else { RETRY };
-                    drop(table);
+                    drop(known);
                     if let Some(verdict) = verdict {
                         observed.send_if_modified(|o| o.nodes.insert(target.document.clone(), verdict.clone()) != Some(verdict));
                     }

@@ -14,6 +14,10 @@ pub(super) fn answer(call: &Call) -> Reply {
 }
 
 fn error(status: u16, code: &'static str, message: &str) -> Reply {
-    let body = format!("\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
-    Reply::bytes(status, "application/xml", body.into_bytes()).with("x-ms-error-code", code).with("x-ms-version", "2021-08-06")
+    let body = format!(
+        "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
+    Reply::bytes(status, "application/xml", body.into_bytes())
+        .with("x-ms-error-code", code)
+        .with("x-ms-version", "2021-08-06")
 }

@@ -27,14 +27,16 @@ pub(super) async fn answer(server: &Server, call: &Call) -> Reply {
     match (call.method, path) {
         (Method::Get, "/serviceprincipals") => {
             let asked = call.query.get("$filter").map(String::as_str).unwrap_or_default();
-            let fits = asked.is_empty() || quoted(asked).any(|name| names(&own).any(|own| own.eq_ignore_ascii_case(name)));
+            let fits =
+                asked.is_empty() || quoted(asked).any(|name| names(&own).any(|own| own.eq_ignore_ascii_case(name)));
             list("servicePrincipals", if fits { vec![own] } else { Vec::new() })
         }
         (Method::Get, "/users" | "/groups" | "/applications") => list(&path[1..], Vec::new()),
         (Method::Post, "/directoryobjects/getbyids") => {
             let body: Value = call.text().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
             let asked = moat_arm::document::array_at(&body, "ids");
-            let fits = asked.iter().filter_map(Value::as_str).any(|id| id.eq_ignore_ascii_case(&server.environment.object_id));
+            let fits =
+                asked.iter().filter_map(Value::as_str).any(|id| id.eq_ignore_ascii_case(&server.environment.object_id));
             let mut own = own;
             own["@odata.type"] = json!("#microsoft.graph.servicePrincipal");
             list("directoryObjects", if fits { vec![own] } else { Vec::new() })
@@ -44,7 +46,10 @@ pub(super) async fn answer(server: &Server, call: &Call) -> Reply {
             _ => Reply::error(ApiError::new(
                 404,
                 "Request_ResourceNotFound",
-                format!("Resource '{}' does not exist or one of its queried reference-property objects are not present.", call.path),
+                format!(
+                    "Resource '{}' does not exist or one of its queried reference-property objects are not present.",
+                    call.path
+                ),
             )),
         },
         _ => Reply::error(ApiError::bad_request(

@@ -105,7 +105,9 @@ impl Refusal {
             400,
             "invalid_request",
             90002,
-            format!("Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."),
+            format!(
+                "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud."
+            ),
         )
     }
 }
@@ -190,14 +192,22 @@ fn granted(server: &Server, call: &Call, target: &str) -> Result<String, Refusal
         None => (field("client_id"), field("client_secret")),
     };
     let id = id.ok_or_else(|| {
-        Refusal::new(400, "invalid_request", 900_144, "The request body must contain the following parameter: 'client_id'.")
+        Refusal::new(
+            400,
+            "invalid_request",
+            900_144,
+            "The request body must contain the following parameter: 'client_id'.",
+        )
     })?;
     if !id.eq_ignore_ascii_case(&server.environment.client_id) {
         return Err(Refusal::new(
             400,
             "unauthorized_client",
             700_016,
-            format!("Application with identifier '{id}' was not found in the directory '{}'.", server.environment.tenant),
+            format!(
+                "Application with identifier '{id}' was not found in the directory '{}'.",
+                server.environment.tenant
+            ),
         ));
     }
     let secret = secret.ok_or_else(|| {
@@ -243,7 +253,10 @@ fn granted(server: &Server, call: &Call, target: &str) -> Result<String, Refusal
             400,
             "invalid_resource",
             500_011,
-            format!("The resource principal named {audience} was not found in the tenant named {}.", server.environment.tenant),
+            format!(
+                "The resource principal named {audience} was not found in the tenant named {}.",
+                server.environment.tenant
+            ),
         ));
     }
     Ok(audience.to_owned())

@@ -91,13 +91,13 @@ pub fn find(host: &str) -> Option<&'static Service> {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
         None => host == pattern,
     };
-    let below = |domain: &&str| {
+    let below = |domain: &&'static str| {
         host.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || (rest.len() > 1 && rest.ends_with('.')))
     };
     if !well_formed(host) {
         return None;
     }
-    SERVICES.iter().find(|s| fits(s.host)).or_else(|| DOMAINS.iter().any(|d| below(&d)).then_some(&REST))
+    SERVICES.iter().find(|s| fits(s.host)).or_else(|| DOMAINS.iter().any(below).then_some(&REST))
 }
 
 /// Whether `host` is a parent of emulated names, such as `api.azureml.ms`, and so exists.
@@ -158,17 +158,25 @@ impl Addresses {
         region.into_iter().chain(labels).find_map(at).or_else(|| at("")).copied()
     }
 
+    /// The address of a tag, or of a regional part of one.
+    pub fn of_tag(&self, tag: &str) -> Option<Ipv4Addr> {
+        self.by_tag.get(&tag.to_lowercase()).copied()
+    }
+
     /// Every address that [`Addresses::resolve`] can give: the backbone answers for them.
     pub fn all(&self) -> BTreeSet<Ipv4Addr> {
         self.by_tag.values().copied().collect()
     }
 }
 
-/// The table's tag (lower case) that this tag of the file is, or is a regional part of.
+/// The table's tag (lower case) that this tag of the file is, or is a regional part of. Only names
+/// with a part of their own can say a region.
 fn wanted(name: &str, region: &str) -> Option<String> {
-    let whole = if region.is_empty() { name } else { name.rsplit_once('.').map_or(name, |(service, _region)| service) };
-    let tag = SERVICES.iter().chain([&REST]).find(|service| service.tag.eq_ignore_ascii_case(whole))?.tag;
-    Some(tag.to_lowercase())
+    let regional = !region.is_empty();
+    let whole = if regional { name.rsplit_once('.').map_or(name, |(service, _region)| service) } else { name };
+    let serves =
+        |service: &&Service| service.tag.eq_ignore_ascii_case(whole) && (!regional || service.host.starts_with("*."));
+    SERVICES.iter().chain([&REST]).find(serves).map(|service| service.tag.to_lowercase())
 }
 
 /// A fixed address inside a tag's prefixes: the tenth of the first prefix that has room, away from
@@ -195,7 +203,11 @@ mod tests {
             ("AzureFrontDoor.Frontend", "", "20.65.0.0/24"),
             ("Sql", "", "20.66.0.0/24"),
         ];
-        Addresses::new(tags.map(|(name, region, prefix)| TagPart { name, region, prefixes: vec![prefix.parse().unwrap()] }))
+        Addresses::new(tags.map(|(name, region, prefix)| TagPart {
+            name,
+            region,
+            prefixes: vec![prefix.parse().unwrap()],
+        }))
     }
 
     #[test]
@@ -206,7 +218,9 @@ mod tests {
         assert_eq!(handler("acct.blob.core.windows.net"), Some(Handler::Blob));
         assert_eq!(handler("acct.file.core.windows.net"), Some(Handler::Absent));
         assert_eq!(handler("portal.azure.com"), Some(Handler::Absent));
-        for unknown in ["example.com", "azure.com.evil.org", "notazure.com", "", "..azure.com", ".azure.com", "a b.azure.com"] {
+        for unknown in
+            ["example.com", "azure.com.evil.org", "notazure.com", "", "..azure.com", ".azure.com", "a b.azure.com"]
+        {
             assert!(find(unknown).is_none(), "{unknown}");
         }
     }

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::client::Connection;
 use super::Harness;
+use super::client::Connection;
 
 const SUBSCRIPTIONS: &str = "/subscriptions?api-version=2022-12-01";
 
 #[test]
 fn names_have_certificates_and_others_have_none() {
     let server = Harness::start();
-    for name in ["management.azure.com", "acct123.blob.core.windows.net", "westus2.api.azureml.ms", "aka.ms", "localhost"] {
+    for name in
+        ["management.azure.com", "acct123.blob.core.windows.net", "westus2.api.azureml.ms", "aka.ms", "localhost"]
+    {
         assert!(Connection::open(&server.ready, name).is_ok(), "{name}");
     }
     for name in ["example.com", "azure.com.example.org"] {
@@ -78,11 +80,14 @@ fn what_is_too_large_is_refused_once_and_for_all() {
     let server = Harness::start();
     let token = format!("Bearer {}", server.token("https://management.azure.com"));
     let body = "x".repeat(crate::http::request::BODY_BYTES_MAX + 1);
-    let url = format!("management.azure.com/subscriptions/{}/resourcegroups/g?api-version=2024-11-01", server.ready.environment.subscription);
+    let url = format!(
+        "management.azure.com/subscriptions/{}/resourcegroups/g?api-version=2024-11-01",
+        server.ready.environment.subscription
+    );
     let answer = server.call("PUT", &url, &[("Authorization", &token)], &body);
     assert_eq!(answer.refusal(), (400, "RequestContentTooLarge".to_owned()));
     assert_eq!(answer.header("connection"), Some("close"));
-    let long = "y".repeat(crate::http::listener::HEADER_BYTES_MAX);
+    let long = "y".repeat(4 * crate::http::listener::HEADER_BYTES_MAX);
     let answer = server.call("GET", "management.azure.com/subscriptions", &[("X-Long", &long)], "");
     assert_eq!(answer.status, 431);
 }

@@ -29,8 +29,12 @@ fn encoded(value: &Value) -> String {
 fn discovery_leads_to_a_token_that_leads_in() {
     let server = Harness::start();
     let tenant = server.ready.environment.tenant.clone();
-    let found =
-        server.call("GET", &format!("login.microsoftonline.com/{tenant}/v2.0/.well-known/openid-configuration"), &[], "");
+    let found = server.call(
+        "GET",
+        &format!("login.microsoftonline.com/{tenant}/v2.0/.well-known/openid-configuration"),
+        &[],
+        "",
+    );
     assert_eq!(found.json()["token_endpoint"], format!("https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"));
     assert_eq!(found.json()["issuer"], format!("https://login.microsoftonline.com/{tenant}/v2.0"));
     let instance = server.call("GET", "login.microsoftonline.com/common/discovery/instance?api-version=1.1", &[], "");
@@ -73,7 +77,8 @@ fn the_double_slash_of_az_and_the_v1_endpoint_work() {
 #[test]
 fn wrong_credentials_are_told_in_entras_words() {
     let server = Harness::start();
-    let cases: [(&[(&str, &str)], u16, &str, u32); 6] = [
+    type Case = (&'static [(&'static str, &'static str)], u16, &'static str, u32);
+    let cases: [Case; 6] = [
         (&[("client_secret", "wrong")], 401, "invalid_client", 7_000_215),
         (&[("client_secret", "")], 401, "invalid_client", 7_000_218),
         (&[("client_id", "00000000-0000-0000-0000-000000000000")], 400, "unauthorized_client", 700_016),
@@ -88,7 +93,8 @@ fn wrong_credentials_are_told_in_entras_words() {
         assert_eq!((body["error"].as_str(), body["error_codes"][0].as_u64()), (Some(error), Some(u64::from(number))));
         assert!(body["error_description"].as_str().unwrap().starts_with(&format!("AADSTS{number}: ")));
     }
-    let other = server.call("GET", "login.microsoftonline.com/other.example/v2.0/.well-known/openid-configuration", &[], "");
+    let other =
+        server.call("GET", "login.microsoftonline.com/other.example/v2.0/.well-known/openid-configuration", &[], "");
     assert_eq!(other.json()["error_codes"][0], 90002);
 }
 
@@ -104,7 +110,8 @@ fn what_is_no_good_token_opens_no_door() {
     admin["oid"] = json!("11111111-1111-1111-1111-111111111111");
     let changed = format!("{}.{}.{signature}", encoded(&header), encoded(&admin));
     let none = format!("{}.{}.", encoded(&json!({"alg": "none", "kid": header["kid"]})), encoded(&claims));
-    let none_signed = format!("{}.{}.{signature}", encoded(&json!({"alg": "none", "kid": header["kid"]})), encoded(&claims));
+    let none_signed =
+        format!("{}.{}.{signature}", encoded(&json!({"alg": "none", "kid": header["kid"]})), encoded(&claims));
     // The classic confusion: HMAC with the published key as the secret.
     let tenant = &server.ready.environment.tenant;
     let keys = server.call("GET", &format!("login.microsoftonline.com/{tenant}/discovery/v2.0/keys"), &[], "").json();
@@ -175,7 +182,8 @@ fn graph_knows_the_environments_own_principal() {
     assert_eq!(list(&format!("servicePrincipalNames%2Fany%28c%3Ac%20eq%20%27{app}%27%29")), 1);
     assert_eq!(list("servicePrincipalNames%2Fany%28c%3Ac%20eq%20%27other%27%29"), 0);
     let body = json!({"ids": [object, "other"], "types": ["user", "servicePrincipal"]}).to_string();
-    let found = server.call("POST", "graph.microsoft.com/v1.0/directoryObjects/getByIds", &[("Authorization", &token)], &body);
+    let found =
+        server.call("POST", "graph.microsoft.com/v1.0/directoryObjects/getByIds", &[("Authorization", &token)], &body);
     assert_eq!(found.json()["value"][0]["@odata.type"], "#microsoft.graph.servicePrincipal");
     assert_eq!(found.json()["value"][0]["id"], object.as_str());
 }

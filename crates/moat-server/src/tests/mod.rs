@@ -3,7 +3,9 @@
 
 mod client;
 mod edge;
+mod fabric;
 mod login;
 mod resources;
+mod secrecy;
 
 pub(crate) use client::Harness;

@@ -89,9 +89,7 @@ impl Denied {
     /// In ARM's envelope, 401. AZURE: codes as observed; the wording of some is not.
     pub fn to_error(self) -> ApiError {
         let (code, message) = match self {
-            Self::Missing => {
-                ("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
-            }
+            Self::Missing => ("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing."),
             Self::Forged => ("InvalidAuthenticationToken", "The access token is invalid."),
             Self::Expired => ("ExpiredAuthenticationToken", "The access token expiry UTC time is in the past."),
             Self::NotYetValid => ("InvalidAuthenticationToken", "The access token is not yet valid."),
