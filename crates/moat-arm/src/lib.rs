@@ -9,6 +9,7 @@ pub mod error;
 pub mod id;
 pub mod snapshot;
 pub mod syntax;
+pub mod template;
 
 pub use error::ApiError;
 pub use id::ResourceId;

@@ -12,7 +12,20 @@ use serde_json::json;
 use crate::access;
 
 /// Looked up before the model's table.
-pub(crate) static OWN: &[&ResourceType] = &[&ROLE_ASSIGNMENTS, &ROLE_DEFINITIONS];
+pub(crate) static OWN: &[&ResourceType] = &[&ROLE_ASSIGNMENTS, &ROLE_DEFINITIONS, &DEPLOYMENT];
+
+/// Type of template deployments.
+pub(crate) const DEPLOYMENTS: &str = "Microsoft.Resources/deployments";
+
+/// Routed to [`crate::deployment`]; reading and listing are generic.
+static DEPLOYMENT: ResourceType = ResourceType {
+    name: DEPLOYMENTS,
+    api_versions: &["2025-04-01", "2024-11-01", "2022-09-01", "2020-06-01"],
+    scope: Scope::Child,
+    completion: Completion::Applied,
+    location_required: false,
+    ..ResourceType::BLANK
+};
 
 static ROLE_ASSIGNMENTS: ResourceType = ResourceType {
     name: rbac::ROLE_ASSIGNMENTS,

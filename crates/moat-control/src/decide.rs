@@ -5,11 +5,12 @@ use moat_arm::{ApiError, ResourceId, Snapshot};
 use moat_model::ResourceType;
 use moat_model::resource_type::Scope;
 
+use crate::catalogue::DEPLOYMENTS;
 use crate::path::{self, Target};
 use crate::request::{ArmRequest, Ctx, Decision, Method};
 use crate::verbs::{action, delete, get, list, patch, put};
 use crate::world::{Types, World};
-use crate::{groups, locations, operation, scopes};
+use crate::{deployment, groups, locations, operation, scopes};
 
 /// Longest name of a resource, in characters.
 const NAME_CHARS_MAX: usize = 260;
@@ -79,10 +80,16 @@ fn item(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
             None => only_get(w, || scopes::subscription(w)),
         };
     }
+    if id.resource_type().eq_ignore_ascii_case(&format!("{DEPLOYMENTS}/operations")) {
+        return only_get(w, || deployment::one_operation(w, id));
+    }
     let kind = w.find_or_refuse(&id.resource_type())?;
     fits_scope(kind, id)?;
     names(id)?;
     let id = w.canonical(id, kind);
+    if kind.name == DEPLOYMENTS {
+        return deployment::item(w, kind, &id);
+    }
     match w.request.method {
         Method::Get | Method::Head => get::get(w, kind, &id),
         Method::Put => put::put(w, kind, &id),
@@ -109,6 +116,9 @@ fn below(w: &World<'_>, id: &ResourceId, name: &str) -> Result<Decision, ApiErro
     let kind = w.find_or_refuse(&id.resource_type())?;
     fits_scope(kind, id)?;
     let id = w.canonical(id, kind);
+    if kind.name == DEPLOYMENTS {
+        return deployment::below(w, kind, &id, name);
+    }
     let reads = matches!(w.request.method, Method::Get | Method::Head);
     if reads && let Some(child) = w.find(&format!("{}/{name}", kind.name)) {
         return list::children(w, kind, child, &id);

@@ -12,6 +12,7 @@ pub mod schedule;
 mod access;
 mod body;
 mod catalogue;
+mod deployment;
 mod embedded;
 mod filter;
 mod groups;

@@ -32,6 +32,8 @@ pub(crate) enum Follows {
     Document,
     /// The target is gone.
     Removal,
+    /// The data plane has applied the commit, and so have the reconcilers of what it deployed.
+    Deployment,
 }
 
 impl Follows {
@@ -40,6 +42,7 @@ impl Follows {
             Follows::Commit => "commit",
             Follows::Document => "document",
             Follows::Removal => "removal",
+            Follows::Deployment => "deployment",
         }
     }
 }
@@ -147,6 +150,7 @@ fn progress(w: &World<'_>, operation: &Stored) -> Progress {
                 Some(_) => Progress::Running,
             }
         }
+        Some("deployment") if stored.is_some_and(|s| still_deploying(w, &s.body)) => Progress::Running,
         _ => {
             if let Some(error) = stored.and_then(|s| failed(&s.body)) {
                 Progress::Failed(error)
@@ -157,6 +161,23 @@ fn progress(w: &World<'_>, operation: &Stored) -> Progress {
             }
         }
     }
+}
+
+/// Whether anything that a deployment made is still on its way by its own reconciler.
+pub(crate) fn still_deploying(w: &World<'_>, deployment: &Value) -> bool {
+    document::array_at(deployment, "properties.outputResources").iter().any(|r| {
+        let id = document::str_at(r, "id").and_then(|t| ResourceId::parse(t).ok());
+        id.and_then(|id| {
+            let kind = w.find(&id.resource_type())?;
+            let stored = w.snapshot.get(&id)?;
+            Some(kind.completion == Completion::Reconciled && !terminal(&stored.body))
+        })
+        .unwrap_or(false)
+    })
+}
+
+fn terminal(body: &Value) -> bool {
+    matches!(document::str_at(body, "properties.provisioningState"), None | Some("Succeeded" | "Failed" | "Canceled"))
 }
 
 /// The error of a document that failed: `properties.error`, or the first of

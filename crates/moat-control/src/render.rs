@@ -5,8 +5,9 @@ use moat_model::ResourceType;
 use moat_model::resource_type::{Completion, Scope};
 use serde_json::{Map, Value, json};
 
-use crate::body;
+use crate::catalogue::DEPLOYMENTS;
 use crate::world::World;
+use crate::{body, operation};
 
 /// Namespace of etag guids; any constant does, it only has to stay.
 const ETAGS: uuid::Uuid = uuid::Uuid::from_u128(0x6d6f_6174_6574_4167_8000_0000_0000_0001);
@@ -30,6 +31,10 @@ pub(crate) fn state(w: &World<'_>, kind: &ResourceType, stored: &Stored) -> Opti
         Completion::Sync => Some(own.unwrap_or("Succeeded").to_owned()),
         // What the service wrote stays; everything else follows the data plane.
         Completion::Applied if matches!(own, Some("Failed" | "Deleting")) => own.map(str::to_owned),
+        _ if kind.name == DEPLOYMENTS => {
+            let running = w.ctx.applied < stored.seq || operation::still_deploying(w, &stored.body);
+            Some(if running { "Running" } else { "Succeeded" }.to_owned())
+        }
         Completion::Applied if w.ctx.applied >= stored.seq => Some("Succeeded".to_owned()),
         Completion::Applied => Some("Updating".to_owned()),
     }

@@ -132,7 +132,10 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                 } else {
                     // Probably the outer one's: close both there.
-                    self.problem(span, if close == '}' { "a `}` is missing before this" } else { "a `]` is missing before this" });
+                    self.problem(
+                        span,
+                        if close == '}' { "a `}` is missing before this" } else { "a `]` is missing before this" },
+                    );
                 }
                 Some(span)
             }
@@ -212,19 +215,30 @@ mod tests {
 
     #[test]
     fn json_is_read() {
-        check(r#"{"a": [1, -2.5, true, null, "x\u00e9\n"], "b": {}}"#, r#"{"a":[1,-2.5,true,null,"xé\n"],"b":{}}"#, &[]);
+        check(
+            r#"{"a": [1, -2.5, true, null, "x\u00e9\n"], "b": {}}"#,
+            r#"{"a":[1,-2.5,true,null,"xé\n"],"b":{}}"#,
+            &[],
+        );
         check(r#""\ud83d\ude00""#, r#""😀""#, &[]);
     }
 
     #[test]
     fn what_people_write_is_read_too() {
-        check("{a: 1, // one\n /* two */ 'b': 'it''s', }", r#"{"a":1,"b":"it","s":null}"#, &[
-            (2, 21, "a `,` is missing before this"),
-            (2, 21, "a `:` is missing after this name"),
-            (2, 24, "a value is missing here"),
-        ]);
-        check("{\"properties\": {\"mode\": \"Incremental\", template:{ \"a\": \"two\nlines\", } }}",
-            r#"{"properties":{"mode":"Incremental","template":{"a":"two\nlines"}}}"#, &[]);
+        check(
+            "{a: 1, // one\n /* two */ 'b': 'it''s', }",
+            r#"{"a":1,"b":"it","s":null}"#,
+            &[
+                (2, 21, "a `,` is missing before this"),
+                (2, 21, "a `:` is missing after this name"),
+                (2, 24, "a value is missing here"),
+            ],
+        );
+        check(
+            "{\"properties\": {\"mode\": \"Incremental\", template:{ \"a\": \"two\nlines\", } }}",
+            r#"{"properties":{"mode":"Incremental","template":{"a":"two\nlines"}}}"#,
+            &[],
+        );
         check("[1, 2,]", "[1,2]", &[]);
         check("\u{feff}{$schema: 'x'}", r#"{"$schema":"x"}"#, &[]);
     }
@@ -234,10 +248,11 @@ mod tests {
         check(r#"{"a" 1, "b": 2}"#, r#"{"a":1,"b":2}"#, &[(1, 2, "a `:` is missing after this name")]);
         check(r#"{"a": 1 "b": 2}"#, r#"{"a":1,"b":2}"#, &[(1, 9, "a `,` is missing before this")]);
         check(r#"{"a": , "b": 2}"#, r#"{"a":null,"b":2}"#, &[(1, 7, "a value is missing here")]);
-        check(r#"{"a": [1, "b": 2}"#, r#"{"a":[1,"b",2]}"#, &[
-            (1, 14, "this `:` does not belong here"),
-            (1, 17, "a `]` is missing before this"),
-        ]);
+        check(
+            r#"{"a": [1, "b": 2}"#,
+            r#"{"a":[1,"b",2]}"#,
+            &[(1, 14, "this `:` does not belong here"), (1, 17, "a `]` is missing before this")],
+        );
         check(r#"{"a": wat}"#, r#"{"a":null}"#, &[(1, 7, "this is neither a value nor quoted")]);
         check(r#"{"a": "x"#, r#"{"a":"x"}"#, &[(1, 1, "this `{` is not closed"), (1, 7, "this text is not closed")]);
         check("", "null", &[(1, 1, "a value is missing")]);

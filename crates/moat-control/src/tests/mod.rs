@@ -1,6 +1,7 @@
 //! Requests in small worlds. Tests speak in requests and answers only: [`World`] hides `decide`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod deployments;
 mod groups;
 mod networks;
 
