@@ -1,5 +1,9 @@
 //! Automation in Rust: what CI, developers and the scripts share. One file a command.
 
+mod crash;
+mod demo;
+mod environment;
+mod scenarios;
 mod shared;
 mod tags;
 mod tidy;
@@ -17,6 +21,12 @@ struct Args {
 enum Command {
     /// Check what the compiler does not: who may import whom, tables, file lengths, leftovers.
     Tidy,
+    /// Kill it at random moments and check that nothing acknowledged is lost.
+    Crash(crash::Args),
+    /// Run the demo, whole and broken on purpose.
+    Demo,
+    /// Run the shared client scenarios.
+    Scenarios(scenarios::Args),
     /// Make the embedded service tag data from Azure's public tag files.
     Tags(tags::Args),
 }
@@ -24,6 +34,9 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match Args::parse().command {
         Command::Tidy => tidy::run(),
+        Command::Crash(args) => crash::run(&args),
+        Command::Demo => demo::run(),
+        Command::Scenarios(args) => scenarios::run(&args),
         Command::Tags(args) => tags::run(&args),
     };
     shared::exit(done)

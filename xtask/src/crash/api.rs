@@ -1,0 +1,129 @@
+//! A client of the real API: HTTPS on the loopback port, with the environment's CA and a token.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, rustls};
+
+const ARM: &str = "management.azure.com";
+const LOGIN: &str = "login.microsoftonline.com";
+const API_VERSION: &str = "2023-11-01";
+/// A server that takes longer than this for one answer is stuck.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Where the server is and who asks.
+#[derive(Clone)]
+pub(super) struct Api {
+    port: u16,
+    tls: TlsConnector,
+    variables: Arc<BTreeMap<String, String>>,
+}
+
+/// One connection, with a token.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    token: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+impl Api {
+    /// `place` is the control socket's answer to `place`: credentials and CA.
+    pub(super) fn new(port: u16, place: Value) -> Result<Self> {
+        let pem = place["caPem"].as_str().context("the place has no CA")?;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).context("reading the CA")?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let variables = serde_json::from_value(place["env"].clone()).context("the place has no variables")?;
+        Ok(Self { port, tls: TlsConnector::from(Arc::new(config)), variables: Arc::new(variables) })
+    }
+
+    fn variable(&self, name: &str) -> &str {
+        self.variables.get(name).map_or("", String::as_str)
+    }
+
+    /// `/subscriptions/ID`.
+    pub(super) fn subscription(&self) -> String {
+        format!("/subscriptions/{}", self.variable("AZURE_SUBSCRIPTION_ID"))
+    }
+
+    async fn open(&self, host: &'static str) -> Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        stream.set_nodelay(true)?;
+        let stream = self.tls.connect(ServerName::try_from(host)?, stream).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the connection; whoever sends next sees why.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// A connection to Resource Manager, with a fresh token.
+    pub(super) async fn connect(&self) -> Result<Connection> {
+        let mut login = self.open(LOGIN).await.context("connecting")?;
+        let form = format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagement.azure.com%2F.default",
+            self.variable("AZURE_CLIENT_ID"),
+            self.variable("AZURE_CLIENT_SECRET"),
+        );
+        let request = Request::post(format!("/{}/oauth2/v2.0/token", self.variable("AZURE_TENANT_ID")))
+            .header("host", LOGIN)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::from(form))?;
+        let answer = answer(&mut login, request).await.context("asking for a token")?;
+        let Some(token) = answer.body["access_token"].as_str() else {
+            bail!("no token was issued: {} {}", answer.status, answer.body);
+        };
+        Ok(Connection { token: format!("Bearer {token}"), sender: self.open(ARM).await? })
+    }
+
+    /// Reads one document on a connection of its own.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer> {
+        self.connect().await?.send("GET", path, None).await
+    }
+}
+
+impl Connection {
+    /// One request.
+    pub(super) async fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{path}?api-version={API_VERSION}"))
+            .header("host", ARM)
+            .header("authorization", &self.token)
+            .header("content-type", "application/json")
+            .body(Full::from(body.map(Value::to_string).unwrap_or_default()))?;
+        answer(&mut self.sender, request).await
+    }
+}
+
+async fn answer(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Answer> {
+    let exchange = async {
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        let body =
+            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).context("reading JSON")? };
+        anyhow::Ok(Answer { status, body })
+    };
+    tokio::time::timeout(ANSWER_MAX, exchange).await.context("no answer in time")?
+}
