@@ -160,7 +160,10 @@ impl Addresses {
 
     /// The address of a tag, or of a regional part of one.
     pub fn of_tag(&self, tag: &str) -> Option<Ipv4Addr> {
-        self.by_tag.get(&tag.to_lowercase()).copied()
+        let tag = tag.to_lowercase();
+        let (service, region) = tag.split_once('.').unwrap_or((&tag, ""));
+        let whole = (tag.clone(), String::new());
+        self.by_tag.get(&(service.to_owned(), region.to_owned())).or_else(|| self.by_tag.get(&whole)).copied()
     }
 
     /// Every address that [`Addresses::resolve`] can give: the backbone answers for them.
