@@ -5,6 +5,7 @@
 //! routes, peerings) are stored in the parent's document, not under keys of their own.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -82,14 +83,24 @@ impl Batch {
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     seq: u64,
-    documents: Arc<BTreeMap<String, Arc<Stored>>>,
+    documents: Arc<Documents>,
+    /// The same documents by lower-cased type, so that a commit copies only the types it touches.
+    by_type: Arc<BTreeMap<Arc<str>, Arc<Documents>>>,
 }
+
+/// Keys are shared, so that copying a map for the next snapshot copies no text.
+type Documents = BTreeMap<Arc<str>, Arc<Stored>>;
 
 impl Snapshot {
     /// A snapshot from stored documents, at `seq`.
     pub fn from_documents(seq: u64, documents: impl IntoIterator<Item = Stored>) -> Self {
-        let documents = documents.into_iter().map(|d| (d.id.key().to_owned(), Arc::new(d))).collect();
-        Self { seq, documents: Arc::new(documents) }
+        let documents: Documents = documents.into_iter().map(|d| (Arc::from(d.id.key()), Arc::new(d))).collect();
+        let mut by_type = BTreeMap::<Arc<str>, Documents>::new();
+        for (key, document) in &documents {
+            by_type.entry(type_key(&document.id)).or_default().insert(key.clone(), document.clone());
+        }
+        let by_type = by_type.into_iter().map(|(kind, documents)| (kind, Arc::new(documents))).collect();
+        Self { seq, documents: Arc::new(documents), by_type: Arc::new(by_type) }
     }
 
     /// Sequence number of the newest commit in this snapshot; 0 is the empty world.
@@ -115,13 +126,13 @@ impl Snapshot {
     /// Every document strictly below `scope`, in key order.
     pub fn below<'a>(&'a self, scope: &ResourceId) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
         let prefix = format!("{}/", scope.key());
-        self.documents.range(prefix.clone()..).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
+        self.documents.range::<str, _>(from(&prefix)).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
     }
 
     /// Every document whose key starts with `prefix` (lower-case), in key order. For prefixes that are
     /// not themselves ids, such as `{scope}/providers/microsoft.authorization/roleassignments/`.
     pub fn with_key_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
-        self.documents.range(prefix.to_owned()..).take_while(move |(k, _)| k.starts_with(prefix)).map(|(_, d)| d)
+        self.documents.range::<str, _>(from(prefix)).take_while(move |(k, _)| k.starts_with(prefix)).map(|(_, d)| d)
     }
 
     /// Every document, in key order.
@@ -130,8 +141,8 @@ impl Snapshot {
     }
 
     /// Every document of a type (compared without case), in key order.
-    pub fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
-        self.documents.values().filter(move |d| d.id.resource_type().eq_ignore_ascii_case(kind))
+    pub fn of_type<'a>(&'a self, kind: &str) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
+        self.by_type.get(kind.to_lowercase().as_str()).into_iter().flat_map(|documents| documents.values())
     }
 
     /// Every document of a top-level type that lives in resource groups, such as
@@ -143,13 +154,13 @@ impl Snapshot {
         let kind = kind.to_lowercase();
         let mut found = Vec::new();
         let mut cursor = SUBSCRIPTIONS.to_owned();
-        while let Some((key, _)) = self.documents.range(cursor.clone()..).next() {
+        while let Some((key, _)) = self.documents.range::<str, _>(from(&cursor)).next() {
             let Some(rest) = key.strip_prefix(SUBSCRIPTIONS) else { break };
             let subscription = rest.split('/').next().unwrap_or_default();
             let groups = format!("{SUBSCRIPTIONS}{subscription}{GROUPS}");
             let Some(below) = key.strip_prefix(&groups) else {
                 // The subscription's own documents lie before or after its groups.
-                cursor = if key.as_str() < groups.as_str() { groups } else { after(key) };
+                cursor = if **key < *groups { groups } else { after(key) };
                 continue;
             };
             let Some((group, _)) = below.split_once('/') else {
@@ -160,7 +171,7 @@ impl Snapshot {
             let prefix = format!("{groups}{group}/providers/{kind}/");
             found.extend(
                 self.documents
-                    .range(prefix.clone()..)
+                    .range::<str, _>(from(&prefix))
                     .take_while(|(k, _)| k.starts_with(&prefix))
                     .filter(|(k, _)| !k[prefix.len()..].contains('/'))
                     .map(|(_, d)| d),
@@ -179,6 +190,7 @@ impl Snapshot {
         self.seq += 1;
         let seq = self.seq;
         let documents = Arc::make_mut(&mut self.documents);
+        let by_type = Arc::make_mut(&mut self.by_type);
         for change in &batch.changes {
             match change {
                 Change::Put { id, body } => {
@@ -187,15 +199,31 @@ impl Snapshot {
                         Some(old) => (old.id.clone(), old.created_seq),
                         None => (id.clone(), seq),
                     };
-                    let key = id.key().to_owned();
-                    documents.insert(key, Arc::new(Stored { id, body: body.clone(), seq, created_seq }));
+                    let key = Arc::<str>::from(id.key());
+                    let document = Arc::new(Stored { id, body: body.clone(), seq, created_seq });
+                    let of_type = by_type.entry(type_key(&document.id)).or_default();
+                    Arc::make_mut(of_type).insert(key.clone(), document.clone());
+                    documents.insert(key, document);
                 }
                 Change::Delete { id } => {
-                    documents.remove(id.key());
+                    if documents.remove(id.key()).is_some()
+                        && let Some(of_type) = by_type.get_mut(&type_key(id))
+                    {
+                        Arc::make_mut(of_type).remove(id.key());
+                    }
                 }
             }
         }
     }
+}
+
+/// All keys not below `key`.
+fn from(key: &str) -> (Bound<&str>, Bound<&str>) {
+    (Bound::Included(key), Bound::Unbounded)
+}
+
+fn type_key(id: &ResourceId) -> Arc<str> {
+    Arc::from(id.resource_type().to_lowercase())
 }
 
 /// The smallest key greater than `key`.
@@ -207,6 +235,32 @@ fn after(key: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_index_by_type_follows_every_change() {
+        let id = |text: &str| ResourceId::parse(text).unwrap();
+        let (nsg, nic) = (
+            "/subscriptions/s/resourceGroups/g/providers/N/nsgs/a",
+            "/subscriptions/s/resourceGroups/g/providers/N/nics/a",
+        );
+        let mut batch = Batch::default();
+        batch.put(id(nsg), json!({"v": 1}));
+        batch.put(id(nic), json!({}));
+        let mut world = Snapshot::default();
+        world.apply(&batch);
+        let before = world.clone();
+        let mut batch = Batch::default();
+        batch.put(id(&nsg.to_uppercase().replace("/SUBSCRIPTIONS", "/subscriptions")), json!({"v": 2}));
+        batch.delete(id(nic));
+        batch.delete(id("/subscriptions/s/resourceGroups/g/providers/N/nics/absent"));
+        world.apply(&batch);
+        let bodies = |world: &Snapshot, kind: &str| world.of_type(kind).map(|d| d.body.clone()).collect::<Vec<_>>();
+        assert_eq!(bodies(&world, "n/NSGs"), [json!({"v": 2})]);
+        assert!(bodies(&world, "N/nics").is_empty());
+        assert_eq!(bodies(&before, "N/nsgs"), [json!({"v": 1})], "older snapshots do not change");
+        let reloaded = Snapshot::from_documents(world.seq(), world.all().map(|d| (**d).clone()));
+        assert_eq!(bodies(&reloaded, "N/nsgs"), bodies(&world, "N/nsgs"));
+    }
 
     #[test]
     fn types_are_found_across_groups_whose_names_begin_alike() {

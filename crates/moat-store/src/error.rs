@@ -24,7 +24,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Written by a newer program.
-    #[error("the state has schema version {found}, this program knows up to {supported}; use the newer program or another environment")]
+    #[error(
+        "the state has schema version {found}, this program knows up to {supported}; use the newer program or another environment"
+    )]
     NewerSchema {
         /// In the file.
         found: u32,

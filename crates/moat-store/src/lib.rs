@@ -95,15 +95,18 @@ impl Store {
     }
 
     /// [`Store::open`] with the time of commits given by `now`.
-    pub fn open_with_clock(
-        directory: &Path,
-        now: impl Fn() -> Timestamp + Send + 'static,
-    ) -> Result<Self, StoreError> {
+    pub fn open_with_clock(directory: &Path, now: impl Fn() -> Timestamp + Send + 'static) -> Result<Self, StoreError> {
         let at = |source: std::io::Error| StoreError::Directory { path: directory.to_owned(), source: source.into() };
         // Documents may hold secrets, so nobody else may look in.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at)?;
         let open = |name: &str| {
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(name))
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(directory.join(name))
         };
         let lock = open(LOCK_FILE).map_err(at)?;
         match lock.try_lock() {

@@ -31,7 +31,9 @@ pub(crate) fn migrate_to(
         return Err(StoreError::NewerSchema { found, supported: MIGRATIONS.len() as u32 });
     }
     if found == 0 {
-        tx.execute_batch("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied TEXT NOT NULL);")?;
+        tx.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied TEXT NOT NULL);",
+        )?;
     }
     for (index, sql) in MIGRATIONS.iter().enumerate().take(newest).skip(found as usize) {
         tx.execute_batch(sql)?;

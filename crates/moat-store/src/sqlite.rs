@@ -118,7 +118,9 @@ impl Database {
             }
             let replaced = self
                 .db
-                .prepare_cached("INSERT INTO history (key, seq, body) SELECT key, seq, body FROM documents WHERE key = ?1")?
+                .prepare_cached(
+                    "INSERT INTO history (key, seq, body) SELECT key, seq, body FROM documents WHERE key = ?1",
+                )?
                 .execute([id.key()])?;
             match after.get(id) {
                 Some(stored) => {
@@ -226,7 +228,8 @@ fn change_row(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<ChangeR
     let time = time.parse().map_err(|e: jiff::Error| {
         rusqlite::Error::FromSqlConversionFailure(first + 4, rusqlite::types::Type::Text, Box::new(e))
     })?;
-    let audit = Audit { principal: row.get(first + 1)?, operation: row.get(first + 2)?, correlation: row.get(first + 3)? };
+    let audit =
+        Audit { principal: row.get(first + 1)?, operation: row.get(first + 2)?, correlation: row.get(first + 3)? };
     Ok(ChangeRow { seq: row.get(first)?, audit, time })
 }
 

@@ -97,8 +97,8 @@ fn group(
         {
             let opens = working.seq() == committed.seq();
             working.apply(&batch);
-            outcome = (if opens { database.begin() } else { Ok(()) })
-                .and_then(|()| database.write(&batch, &working, &time));
+            outcome =
+                (if opens { database.begin() } else { Ok(()) }).and_then(|()| database.write(&batch, &working, &time));
         }
         if outcome.is_err() || answers.len() >= GROUP_JOBS_MAX {
             break;
