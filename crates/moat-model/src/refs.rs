@@ -54,6 +54,12 @@ pub fn named<'a>(elements: &'a [Value], name: &str) -> Option<&'a Value> {
     elements.iter().find(|e| document::str_at(e, "name").is_some_and(|n| n.eq_ignore_ascii_case(name)))
 }
 
+/// Whether `text` is this id, in whatever case; without parsing, since back references compare with
+/// every interface there is.
+pub fn same(text: &str, id: &ResourceId) -> bool {
+    text.trim_end_matches('/').eq_ignore_ascii_case(id.as_str())
+}
+
 /// The location of the document that `id` names or lies in, normalised by [`location_key`].
 pub fn location_of(snapshot: &Snapshot, id: &ResourceId) -> Option<String> {
     let mut here = id.clone();

@@ -29,7 +29,7 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
     for kind in [&network_interfaces::TYPE, &network_security_groups::TYPE] {
         for user in ctx.snapshot.in_groups(kind.name) {
             let uses = (kind.references)(&user.body);
-            if uses.iter().any(|t| ResourceId::parse(t).is_ok_and(|t| t == *id)) {
+            if uses.iter().any(|t| refs::same(t, id)) {
                 // AZURE: wording not observed.
                 return Err(ApiError::bad_request(
                     "InUseApplicationSecurityGroupCannotBeDeleted",

@@ -207,7 +207,7 @@ fn target(ctx: &TypeCtx<'_>, net: &Net, body: &Value, local: IpAddr) -> Result<N
     }
     for nic in ctx.snapshot.in_groups("Microsoft.Network/networkInterfaces") {
         let machine = document::str_at(&nic.body, "properties.virtualMachine.id");
-        if machine.is_some_and(|m| ResourceId::parse(m).is_ok_and(|m| m == id)) {
+        if machine.is_some_and(|m| refs::same(m, &id)) {
             nics.push(nic.id.clone());
         }
     }

@@ -379,14 +379,18 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, batch: &mut Batch
     Ok(())
 }
 
-/// Ids of IP configurations whose `member` names `part`.
-fn members(ctx: &TypeCtx<'_>, part: &ResourceId, member: &str) -> Vec<ResourceId> {
-    let mut found = Vec::new();
+/// IP configurations by the part of this balancer that their `member` names, in lower case.
+fn members(ctx: &TypeCtx<'_>, balancer: &ResourceId, member: &str) -> BTreeMap<String, Vec<ResourceId>> {
+    let path = format!("properties.{member}[].id");
+    let mut found: BTreeMap<String, Vec<ResourceId>> = BTreeMap::new();
     for nic in ctx.snapshot.in_groups(network_interfaces::TYPE.name) {
         for config in document::array_at(&nic.body, "properties.ipConfigurations") {
-            let names = refs::texts(config, &format!("properties.{member}[].id"));
-            if names.iter().any(|t| ResourceId::parse(t).is_ok_and(|t| t == *part)) {
-                found.push(nic.id.child("ipConfigurations", document::str_at(config, "name").unwrap_or_default()));
+            for text in refs::texts(config, &path) {
+                let part = text.to_lowercase();
+                if part.starts_with(balancer.key()) {
+                    let name = document::str_at(config, "name").unwrap_or_default();
+                    found.entry(part).or_default().push(nic.id.child("ipConfigurations", name));
+                }
             }
         }
     }
@@ -397,16 +401,16 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     for part in PARTS {
         shape::render_parts(id, TYPE.name, body, part);
     }
+    let part_id = |part: &Value| document::str_at(part, "id").unwrap_or_default().to_lowercase();
+    let in_pools = members(ctx, id, "loadBalancerBackendAddressPools");
     shape::each(body, "properties.backendAddressPools", |pool| {
-        let pool_id = id.child("backendAddressPools", document::str_at(pool, "name").unwrap_or_default());
-        let found = members(ctx, &pool_id, "loadBalancerBackendAddressPools");
-        if !found.is_empty() {
-            document::set(pool, "properties.backendIPConfigurations", shape::id_list(&found));
+        if let Some(found) = in_pools.get(&part_id(pool)) {
+            document::set(pool, "properties.backendIPConfigurations", shape::id_list(found));
         }
     });
+    let behind_rules = members(ctx, id, "loadBalancerInboundNatRules");
     shape::each(body, "properties.inboundNatRules", |rule| {
-        let rule_id = id.child("inboundNatRules", document::str_at(rule, "name").unwrap_or_default());
-        if let Some(config) = members(ctx, &rule_id, "loadBalancerInboundNatRules").first() {
+        if let Some(config) = behind_rules.get(&part_id(rule)).and_then(|found| found.first()) {
             document::set(rule, "properties.backendIPConfiguration", json!({ "id": config.as_str() }));
         }
     });

@@ -163,9 +163,7 @@ fn asgs(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
                 .filter(|n| n.id != *write.id)
                 .flat_map(|n| document::array_at(&n.body, CONFIGS))
                 .filter(|c| {
-                    refs::texts(c, "properties.applicationSecurityGroups[].id")
-                        .iter()
-                        .any(|g| ResourceId::parse(g).is_ok_and(|g| g == group))
+                    refs::texts(c, "properties.applicationSecurityGroups[].id").iter().any(|g| refs::same(g, &group))
                 })
                 .find_map(|c| subnet_of(c)?.parent().filter(|v| Some(v) != vnet.as_ref()));
             if let Some(elsewhere) = stranger {

@@ -47,9 +47,7 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
 
 /// Subnets and NICs that the group is bound to, subnets first.
 pub fn users(snapshot: &Snapshot, nsg: &ResourceId) -> Vec<ResourceId> {
-    let names = |value: &Value, path: &str| {
-        document::str_at(value, path).and_then(|t| ResourceId::parse(t).ok()).as_ref() == Some(nsg)
-    };
+    let names = |value: &Value, path: &str| document::str_at(value, path).is_some_and(|t| refs::same(t, nsg));
     let mut found = Vec::new();
     for vnet in snapshot.in_groups("Microsoft.Network/virtualNetworks") {
         for subnet in document::array_at(&vnet.body, "properties.subnets") {

@@ -125,7 +125,10 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
         let body = &ctx.snapshot.get(&remote)?.body;
         Some((document::str_at(half, "name").unwrap_or_default().to_owned(), remote, body))
     };
-    let halves: Vec<_> = document::array_at(&write.body, ARRAY).iter().filter_map(with_remote).collect();
+    let mut asked: Vec<&Value> = document::array_at(&write.body, ARRAY).iter().collect();
+    // The newcomer is the one at fault.
+    asked.sort_by_key(|half| earlier(write, half).is_some());
+    let halves: Vec<_> = asked.into_iter().filter_map(with_remote).collect();
     for (name, remote, body) in &halves {
         let id = write.id.child("virtualNetworkPeerings", name);
         let there = virtual_networks::prefixes(body);

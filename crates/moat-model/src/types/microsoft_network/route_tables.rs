@@ -7,6 +7,7 @@ use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use serde_json::{Value, json};
 
 use super::{API_VERSIONS, prefix, tags};
+use crate::refs;
 use crate::resource_type::{Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
 use crate::types::shape;
 
@@ -173,7 +174,7 @@ pub(super) fn subnets_naming(snapshot: &Snapshot, id: &ResourceId, member: &str)
     let mut found = Vec::new();
     for vnet in snapshot.in_groups("Microsoft.Network/virtualNetworks") {
         for subnet in document::array_at(&vnet.body, "properties.subnets") {
-            if document::str_at(subnet, &path).is_some_and(|t| ResourceId::parse(t).is_ok_and(|t| t == *id)) {
+            if document::str_at(subnet, &path).is_some_and(|t| refs::same(t, id)) {
                 found.push(vnet.id.child("subnets", document::str_at(subnet, "name").unwrap_or_default()));
             }
         }
