@@ -11,6 +11,9 @@ mod functions;
 mod plan;
 mod text_functions;
 
+#[cfg(test)]
+mod tests;
+
 use crate::syntax::{Node, Span};
 
 pub use evaluate::{Evaluator, Inputs};
