@@ -12,6 +12,7 @@ pub mod helper;
 pub mod layout;
 pub mod linux;
 pub mod netlink;
+pub mod nft_text;
 pub mod plan;
 pub mod protocol;
 pub mod ruleset;

@@ -483,8 +483,6 @@ fn expression(b: &mut Builder, e: &Expression) {
             compare(b, CMP_EQ, &[*protocol]);
         }
         Expression::HasPorts => {
-            // 6 and 17 are the only numbers that differ from 6 in no other bit pattern we could
-            // mask, so this is a lookup in the table's constant set.
             load(b, Field::Protocol, REG_1);
             lookup(b, PORTED_SET, None, false);
         }

@@ -63,7 +63,7 @@ impl Planner<'_> {
         let mut maps = Maps::default();
         self.nics(vnet, &ns, &mut plan, &mut maps);
         self.subnet_routes(vnet, &ns, &mut plan, &mut maps);
-        self.detours_in(vnet, &ns, &mut plan, &mut maps);
+        self.detours_in(vnet, &mut plan, &mut maps);
         self.firewall(vnet, &mut table, maps);
         plan.nft = Some(table);
         self.plan.namespaces.insert(ns, plan);
@@ -254,7 +254,7 @@ impl Planner<'_> {
     }
 
     /// The other ends of such links: everything that comes in there goes to the appliance.
-    fn detours_in(&mut self, vnet: VnetIx, ns: &NsName, plan: &mut NsPlan, maps: &mut Maps) {
+    fn detours_in(&self, vnet: VnetIx, plan: &mut NsPlan, maps: &mut Maps) {
         let own: Vec<(Ipv4Addr, String)> = self
             .net
             .nics
@@ -282,7 +282,6 @@ impl Planner<'_> {
                 let link = names::detour_link('i', id, *address);
                 let far = self.veth_end(&names::router_ns(id), &names::detour_link('d', id, *address));
                 plan.neighbours.insert(Neighbour { link: link.clone(), address: VIA_DETOUR, mac: far.mac });
-                let _ = ns;
                 maps.marks.insert(link, table);
             }
         }

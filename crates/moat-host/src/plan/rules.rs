@@ -273,7 +273,8 @@ impl<'a> Lists<'a> {
             None => out.push(Expression::HasPorts),
             Some(p) => {
                 // Without ports only a field that is `*` matches (A5).
-                if !p.has_ports() && !(any_source && any_destination) {
+                let asks_ports = !any_source || !any_destination;
+                if asks_ports && !p.has_ports() {
                     return None;
                 }
                 out.push(Expression::ProtocolIs(protocol_number(p)));

@@ -30,6 +30,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("unassigned_addresses_lead_nowhere", unassigned),
     ("overlapping_vnets_do_not_meet", overlap),
     ("a_dual_stack_vnet_is_refused_and_the_others_work", dual_stack),
+    ("the_nft_program_lists_what_was_meant", listed),
     ("a_thousand_rules_flip_fast", thousand_rules),
     ("a_hundred_nodes_are_attached_within_a_second", hundred_nodes),
 ];
@@ -480,6 +481,96 @@ fn dual_stack() {
     assert_eq!(bed.bed.place("/nics/x"), None);
     bed.passes("a", "c", 80);
     assert_as_planned(&bed);
+}
+
+/// A network with every kind of expression in its firewalls.
+fn everything() -> Build {
+    let (mut b, [s1, s2], [a, nb, c]) = small();
+    b.tag("Storage", &["20.60.0.0/16", "20.62.1.0/24"]);
+    let n = b.nsg(
+        "n",
+        &[
+            "100 in allow tcp Internet * 22",
+            "110 in deny udp 10.1.2.0/24 10.1.1.4 1-5,9,20-30",
+            "120 in allow icmp * * *",
+            "130 in deny * * * 8000-9000",
+            "140 out deny * * AzurePlatformIMDS *",
+            "150 out allow tcp * Storage 443",
+        ],
+    );
+    b.subnet_mut(s1).nsg = Some(n);
+    b.net.nics[c.at()].nsg = Some(n);
+    b.net.nics[nb.at()].ip_forwarding = true;
+    let t = b.route_table("t", &[("0.0.0.0/0", NextHop::VirtualAppliance("10.1.1.5".parse().unwrap()))]);
+    b.subnet_mut(s2).route_table = Some(t);
+    let own = b.public_ip("own", "20.0.0.11", Sku::Standard);
+    b.config(a).public_ip = Some(own);
+    let front = b.public_ip("front", "20.0.0.30", Sku::Standard);
+    b.net.load_balancers.push(LoadBalancer {
+        id: "/lb".into(),
+        sku: Sku::Standard,
+        frontends: vec![Frontend { id: "/lb/f".into(), public_ip: Some(front), private: None }],
+        rules: vec![BalancingRule {
+            name: "web".into(),
+            frontend: 0,
+            protocol: Some(Protocol::Tcp),
+            frontend_port: 80,
+            backend_port: 8080,
+            backends: vec![(a, 0), (nb, 0)],
+            disable_outbound_snat: false,
+        }],
+        nat_rules: vec![],
+        outbound_rules: vec![],
+    });
+    let v2 = b.vnet("v2", "10.2.0.0/16");
+    let s3 = b.subnet(v2, "s3", "10.2.1.0/24");
+    b.nic("d", s3, "10.2.1.4");
+    b.peer(VnetIx(0), v2);
+    b
+}
+
+fn listed() {
+    const NFT: &str = "/usr/sbin/nft";
+    if !std::path::Path::new(NFT).exists() {
+        eprintln!("SKIPPED: there is no {NFT} here");
+        return;
+    }
+    let bed = Bed::new(&everything().net);
+    // What differs by nature: counters, and a limit on the log message that we do not set.
+    let plain = |line: &str| {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        while let Some(at) = words.iter().position(|w| *w == "packets") {
+            words.drain(at..at + 4);
+        }
+        words.join(" ")
+    };
+    let chains = |text: &str| {
+        let mut out = std::collections::BTreeMap::<String, Vec<String>>::new();
+        let mut name = None;
+        for line in text.lines().map(plain) {
+            if let Some(n) = line.strip_prefix("chain ") {
+                name = Some(n.trim_end_matches(" {").to_owned());
+            } else if line == "}" {
+                name = None;
+            } else if let Some(n) = &name {
+                out.entry(n.clone()).or_default().push(line);
+            }
+        }
+        out
+    };
+    let mut compared = 0;
+    for (ns, planned) in bed.bed.plan.namespaces.iter().filter_map(|(n, p)| Some((n, p.nft.as_ref()?))) {
+        let run = || std::process::Command::new(NFT).args(["list", "ruleset"]).output();
+        let output = bed.bed.applier.run_in(ns, run).unwrap();
+        let seen = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (want, have) = (chains(&moat_host::nft_text::table(planned)), chains(&seen));
+        for name in want.keys().chain(have.keys()) {
+            assert_eq!(want.get(name), have.get(name), "chain {name} in {ns}");
+        }
+        compared += want.values().map(Vec::len).sum::<usize>();
+    }
+    assert!(compared > 80, "{compared} rules compared");
 }
 
 fn thousand_rules() {
