@@ -239,7 +239,6 @@ fn network(mut applier: Applier) -> Vec<Finding> {
         (
             "nftables: hash for load balancing",
             vec![nft(vec![rule("forward", vec![
-                Expression::HasPorts,
                 Expression::HashSlot { of: 2, slot: 0 },
                 Expression::Verdict(Verdict::Accept),
             ])])],
