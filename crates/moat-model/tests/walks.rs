@@ -412,3 +412,124 @@ proptest::proptest! {
         let _ = trace(&net, From::Internet, flow(Protocol::Tcp, "9.9.9.9", "20.0.113.3", 50_000));
     }
 }
+
+fn subnet_with(documents: &mut [(String, Value)], name: &str, member: &str, value: Value) {
+    let vnet = documents.iter_mut().find(|(id, _)| id.ends_with("/v")).unwrap();
+    let subnets = vnet.1["properties"]["subnets"].as_array_mut().unwrap();
+    let subnet = subnets.iter_mut().find(|s| s["name"] == name).unwrap();
+    subnet["properties"][member] = value;
+}
+
+#[test]
+fn two_firewalls_that_point_at_each_other_are_a_loop() {
+    let mut documents = documents();
+    for (name, subnet, address, other) in
+        [("fw1", "natted", "10.1.2.9", "10.1.3.9"), ("fw2", "private", "10.1.3.9", "10.1.2.9")]
+    {
+        let route = json!({"name": "on", "properties": {
+            "addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": other}});
+        documents.push((id(&format!("routeTables/{name}")), json!({"properties": {"routes": [route]}})));
+        subnet_with(&mut documents, subnet, "routeTable", refer(&format!("routeTables/{name}")));
+        documents.push((
+            id(&format!("azureFirewalls/{name}")),
+            json!({"properties": {
+                "ipConfigurations": [{"name": "c", "properties": {
+                    "privateIPAddress": address, "subnet": refer(&format!("virtualNetworks/v/subnets/{subnet}"))}}],
+                "networkRuleCollections": [{"name": "all", "properties": {"priority": 100, "action": {"type": "Allow"},
+                    "rules": [{"name": "any", "protocols": ["Any"], "sourceAddresses": ["*"],
+                        "destinationAddresses": ["*"], "destinationPorts": ["*"]}]}}]}}),
+        ));
+    }
+    insta::assert_snapshot!(walk_in(&documents, "natted", Protocol::Tcp, "8.8.8.8", 443), @r"
+    from natted
+    route of natted: User:on 0.0.0.0/0 to VirtualAppliance 10.1.3.9
+    firewall fw2: Allow by `any`
+    route of private: User:on 0.0.0.0/0 to VirtualAppliance 10.1.2.9
+    firewall fw1: Allow by `any`
+    route of natted: User:on 0.0.0.0/0 to VirtualAppliance 10.1.3.9
+    firewall fw2: Allow by `any`
+    route of private: User:on 0.0.0.0/0 to VirtualAppliance 10.1.2.9
+    firewall fw1: Allow by `any`
+    route of natted: User:on 0.0.0.0/0 to VirtualAppliance 10.1.3.9
+    drop: loop
+    ");
+}
+
+#[test]
+fn an_internal_balancer_may_choose_either_backend() {
+    let mut documents = documents();
+    let config = |nic: &str| refer(&format!("networkInterfaces/{nic}/ipConfigurations/c"));
+    documents.push((
+        id("loadBalancers/inner"),
+        json!({"sku": {"name": "Standard"}, "properties": {
+            "frontendIPConfigurations": [{"name": "f", "properties": {
+                "privateIPAddress": "10.1.0.100", "subnet": refer("virtualNetworks/v/subnets/open")}}],
+            "backendAddressPools": [{"name": "p", "properties": {
+                "backendIPConfigurations": [config("open"), config("node")]}}],
+            "loadBalancingRules": [{"name": "web", "properties": {
+                "frontendIPConfiguration": refer("loadBalancers/inner/frontendIPConfigurations/f"),
+                "backendAddressPool": refer("loadBalancers/inner/backendAddressPools/p"),
+                "protocol": "Tcp", "frontendPort": 80, "backendPort": 8080}}]}}),
+    ));
+    let nsg = &mut documents[0].1["properties"]["securityRules"];
+    nsg.as_array_mut().unwrap().push(json!({"name": "no-web", "properties": {
+        "priority": 110, "direction": "Inbound", "access": "Deny", "protocol": "Tcp", "sourceAddressPrefix": "*",
+        "destinationAddressPrefix": "*", "sourcePortRange": "*", "destinationPortRange": "8080"}}));
+    insta::assert_snapshot!(walk_in(&documents, "natted", Protocol::Tcp, "10.1.0.100", 80), @r"
+    from natted
+    route of natted: Default 10.1.0.0/16 to VnetLocal
+    10.1.0.100 becomes 10.1.0.4 port 8080 (load-balancing rule `web`)
+    to open
+    allow: delivered
+    at another backend: deny: in-subnet
+    ");
+    insta::assert_snapshot!(walk_in(&documents, "natted", Protocol::Tcp, "10.1.0.100", 81), @r"
+    from natted
+    route of natted: Default 10.1.0.0/16 to VnetLocal
+    drop: no-such-host
+    ");
+}
+
+#[test]
+fn forwarded_traffic_enters_a_peer_only_if_it_takes_it() {
+    let mut documents = documents();
+    let half = |remote: &str, forwarded: bool| {
+        json!({"name": "p", "properties": {"peeringState": "Connected", "allowForwardedTraffic": forwarded,
+            "remoteVirtualNetwork": refer(&format!("virtualNetworks/{remote}"))}})
+    };
+    documents.push((
+        id("virtualNetworks/w"),
+        json!({"properties": {"addressSpace": {"addressPrefixes": ["10.2.0.0/16"]},
+            "virtualNetworkPeerings": [half("v", false)],
+            "subnets": [{"name": "far", "properties": {"addressPrefix": "10.2.0.0/24"}}]}}),
+    ));
+    documents.push((
+        id("networkInterfaces/far"),
+        json!({"properties": {"ipConfigurations": [{"name": "c", "properties": {
+            "privateIPAddress": "10.2.0.4", "subnet": refer("virtualNetworks/w/subnets/far")}}]}}),
+    ));
+    let find =
+        |documents: &mut Vec<(String, Value)>, tail: &str| documents.iter().position(|(i, _)| *i == id(tail)).unwrap();
+    let v = find(&mut documents, "virtualNetworks/v");
+    documents[v].1["properties"]["virtualNetworkPeerings"] = json!([half("w", true)]);
+    let appliance = find(&mut documents, "networkInterfaces/open");
+    documents[appliance].1["properties"]["enableIPForwarding"] = json!(true);
+    let emit = |documents: &[(String, Value)]| {
+        let (net, _) = lowered(documents);
+        let other = flow(Protocol::Tcp, "10.1.2.4", "10.2.0.4", 443);
+        trace(&net, From::Nic(nic(&net, "open")), other).to_string()
+    };
+    insta::assert_snapshot!(emit(&documents), @r"
+    from open
+    route of open: Default 10.2.0.0/16 to VNetPeering
+    drop: forwarded-traffic
+    ");
+    let w = find(&mut documents, "virtualNetworks/w");
+    documents[w].1["properties"]["virtualNetworkPeerings"] = json!([half("v", true)]);
+    insta::assert_snapshot!(emit(&documents), @r"
+    from open
+    route of open: Default 10.2.0.0/16 to VNetPeering
+    to far
+    allow: delivered
+    ");
+}

@@ -6,7 +6,7 @@
 //! stay names, since `VirtualNetwork` and `Internet` mean different addresses in each subnet.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -51,6 +51,10 @@ pub struct Net {
     pub semantics: Semantics,
     /// Service tags that rules and routes may name, spelled as in the tag file.
     pub tags: Arc<BTreeMap<String, Vec<IpNet>>>,
+    /// The address that default outbound access lends a VNet (9.3), by lower-case document id; a
+    /// VNet without one uses [`crate::layers::egress::default_address`].
+    #[serde(default)]
+    pub default_outbound: BTreeMap<String, Ipv4Addr>,
     /// Virtual networks.
     pub vnets: Vec<Vnet>,
     /// Subnets of all VNets.

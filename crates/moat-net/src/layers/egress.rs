@@ -58,7 +58,8 @@ pub fn exit(net: &Net, nic: crate::ir::NicIx, config: usize, ports: bool) -> Opt
         WayOut::Free if gateway.is_some() => None,
         WayOut::Free => {
             let subnet = net.subnet(config.subnet);
-            let source = Some(IpAddr::V4(default_address(subnet.vnet)));
+            let lent = net.default_outbound.get(&net.vnet(subnet.vnet).id.to_lowercase());
+            let source = Some(IpAddr::V4(lent.copied().unwrap_or_else(|| default_address(subnet.vnet))));
             subnet.default_outbound.then_some(Exit { by: Translation::DefaultOutbound, id: None, source })
         }
     }
