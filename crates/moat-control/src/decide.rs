@@ -120,7 +120,7 @@ fn below(w: &World<'_>, id: &ResourceId, name: &str) -> Result<Decision, ApiErro
         return deployment::below(w, kind, &id, name);
     }
     let reads = matches!(w.request.method, Method::Get | Method::Head);
-    if reads && let Some(child) = w.find(&format!("{}/{name}", kind.name)) {
+    if reads && let Ok(child) = w.find_or_refuse(&format!("{}/{name}", kind.name)) {
         return list::children(w, kind, child, &id);
     }
     if reads && let Some(reading) = kind.readings.iter().find(|r| r.name.eq_ignore_ascii_case(name)) {

@@ -102,10 +102,10 @@ impl<'a> Evaluator<'a> {
                         format!("the parameter `{name}` refers to a key vault, which is not supported"),
                     ));
                 }
-                Some(g) => match g.members().iter().find(|m| m.name.eq_ignore_ascii_case("value")) {
-                    Some(m) => Some(m.value.clone()),
-                    None => None,
-                },
+                Some(g) => {
+                    // Not `get`: a given `null` is a value.
+                    g.members().iter().find(|m| m.name.eq_ignore_ascii_case("value")).map(|m| m.value.clone())
+                }
                 None => None,
             };
             let value = match value {

@@ -404,7 +404,7 @@ fn resource_id(c: &Call<'_, '_>, in_group: bool) -> Outcome {
 }
 
 fn create_object(c: &Call<'_, '_>) -> Outcome {
-    if c.arguments.len() % 2 != 0 {
+    if !c.arguments.len().is_multiple_of(2) {
         return Err(c.fail("expects pairs of a name and a value"));
     }
     let mut members = Vec::new();

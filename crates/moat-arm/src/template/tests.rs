@@ -24,7 +24,9 @@ impl Surroundings for World {
     }
     fn reference(&self, id: &str, full: bool) -> Result<Node, String> {
         match (id, full) {
-            ("/unknown", _) => Ok(Node::new(crate::syntax::Kind::Unknown("nobody deployed it".to_owned()), Span::default())),
+            ("/unknown", _) => {
+                Ok(Node::new(crate::syntax::Kind::Unknown("nobody deployed it".to_owned()), Span::default()))
+            }
             (_, true) => Ok(node(&json!({"id": id, "properties": {"p": 1}}))),
             (_, false) => Ok(node(&json!({"p": 1}))),
         }
@@ -90,7 +92,10 @@ fn values_come_from_parameters_and_variables() {
     check("parameters('list')[sub(parameters('given'), 2)]", json!("b"));
     fails("parameters('nope')", "the template has no parameter `nope`");
     fails("parameters('missing')", "the value for the template parameter `missing` is not provided");
-    fails("parameters('either')", r#"the provided value "c" for the template parameter `either` is not one of the allowed: ["a","b"]"#);
+    fails(
+        "parameters('either')",
+        r#"the provided value "c" for the template parameter `either` is not one of the allowed: ["a","b"]"#,
+    );
     fails("variables('self')", "the variable `self` needs its own value");
     fails("variables('object').z", "the property `z` does not exist; it has: a, C");
     fails("parameters('list')[7]", "the index 7 is outside of the array's 3 elements");
@@ -120,7 +125,10 @@ fn texts() {
     check("guid('a', 'b')", json!("2d796349-8c7e-55ec-9624-54ece82ed031"));
     check("length(uniqueString('a'))", json!(13));
     check("equals(uniqueString('a'), uniqueString('b'))", json!(false));
-    fails("substring('a', 0, 9)", "the template function `substring` asks for a part outside of the 1 characters of its text");
+    fails(
+        "substring('a', 0, 9)",
+        "the template function `substring` asks for a part outside of the 1 characters of its text",
+    );
     fails("json('{')", "the template function `json` cannot read `{` as JSON");
     fails("format('{3}', 1)", "the template function `format` has no argument for the place `{3}`");
 }
@@ -145,7 +153,10 @@ fn logic_is_lazy_where_it_must_be() {
 #[test]
 fn lists_and_objects() {
     check("union(createArray('a'), createArray('a', 'b'))", json!(["a", "b"]));
-    check("union(createObject('a', createObject('x', 1)), createObject('a', createObject('y', 2)))", json!({"a": {"x": 1, "y": 2}}));
+    check(
+        "union(createObject('a', createObject('x', 1)), createObject('a', createObject('y', 2)))",
+        json!({"a": {"x": 1, "y": 2}}),
+    );
     check("intersection(createArray('a', 'b'), createArray('b'))", json!(["b"]));
     check("concat(createArray(1), createArray(2))", json!([1, 2]));
     check("contains(parameters('list'), 'b')", json!(true));
@@ -175,8 +186,14 @@ fn ids_and_references() {
     check("extensionResourceId('/x', 'N.A/b', 'y')", json!("/x/providers/N.A/b/y"));
     check("reference('/any').p", json!(1));
     check("reference('/any', '2020-01-01', 'Full').id", json!("/any"));
-    fails("resourceId('N.A/b', 'x', 'y')", "the template function `resourceId` got 2 names for the type `N.A/b`, which has 1");
-    fails("reference('wat')", "the template function `reference` names `wat`, which is no resource of this template and no full id");
+    fails(
+        "resourceId('N.A/b', 'x', 'y')",
+        "the template function `resourceId` got 2 names for the type `N.A/b`, which has 1",
+    );
+    fails(
+        "reference('wat')",
+        "the template function `reference` names `wat`, which is no resource of this template and no full id",
+    );
     fails("concat('a', reference('/unknown').p)", "unknown: nobody deployed it");
     fails("listKeys('/x', '2020')", "the template function `listKeys` is not known");
 }
@@ -213,7 +230,9 @@ fn what_others_need_comes_first() {
 #[test]
 fn children_loops_and_conditions() {
     assert_eq!(
-        names("{resources: [{type: 'N.A/b', name: 'p', resources: [{type: 'c', name: 'k'}, {type: 'N.A/b/c', name: 'p/l'}]}]}"),
+        names(
+            "{resources: [{type: 'N.A/b', name: 'p', resources: [{type: 'c', name: 'k'}, {type: 'N.A/b/c', name: 'p/l'}]}]}"
+        ),
         Ok(vec!["p".to_owned(), "p/k".to_owned(), "p/l".to_owned()])
     );
     assert_eq!(
@@ -222,11 +241,15 @@ fn children_loops_and_conditions() {
     );
     // A condition takes the resource away, not the name others depend on.
     assert_eq!(
-        names("{resources: [{type: 'N.A/b', name: 'a', condition: false}, {type: 'N.A/b', name: 'z', dependsOn: ['a']}]}"),
+        names(
+            "{resources: [{type: 'N.A/b', name: 'a', condition: false}, {type: 'N.A/b', name: 'z', dependsOn: ['a']}]}"
+        ),
         Ok(vec!["z".to_owned()])
     );
     assert_eq!(
-        names("{resources: {sym: {type: 'N.A/b', name: 'a', dependsOn: ['other']}, other: {type: 'N.A/b', name: 'z'}}}"),
+        names(
+            "{resources: {sym: {type: 'N.A/b', name: 'a', dependsOn: ['other']}, other: {type: 'N.A/b', name: 'z'}}}"
+        ),
         Ok(vec!["z".to_owned(), "a".to_owned()])
     );
     assert_eq!(

@@ -1,9 +1,12 @@
 //! Requests in small worlds. Tests speak in requests and answers only: [`World`] hides `decide`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod any;
+mod computes;
 mod deployments;
 mod groups;
 mod networks;
+mod rights;
 
 use moat_arm::Snapshot;
 use moat_model::Edition;
