@@ -20,7 +20,7 @@ use crate::reconcile::clusters::Clusters;
 use crate::reconcile::control::{self, Shared};
 use crate::reconcile::flows::FlowLog;
 use crate::reconcile::hands::Hands;
-use crate::reconcile::network::{Network, PlatformListeners, Realised};
+use crate::reconcile::network::{Network, PLATFORM_DNS, PlatformListeners, Realised};
 use crate::reconcile::nodes::{Inbox, Landscape, Nodes};
 use crate::server::Server;
 
@@ -76,7 +76,8 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         realised,
         flows: flows.clone(),
         rules: Arc::default(),
-        services: server.service_addresses().into_iter().map(Ipv4Net::from).collect(),
+        // The backbone resolves names too, for clients on the internet side.
+        services: server.service_addresses().into_iter().chain([PLATFORM_DNS]).map(Ipv4Net::from).collect(),
         outbound_pool: vec![OUTBOUND_POOL.parse()?],
         tags: moat_model::lower::tags_of(server.environment.edition),
         listeners: Arc::new(Platform { listeners, open: Mutex::default() }),
