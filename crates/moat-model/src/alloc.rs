@@ -93,6 +93,23 @@ pub fn subnet_prefixes(subnet: &Value) -> Vec<Ipv4Net> {
     one.into_iter().chain(many).filter_map(|t| t.parse().ok()).filter(|p| seen.insert(*p)).collect()
 }
 
+/// Private addresses in use in one subnet. Reads texts only: asked for every new interface, over
+/// every interface there is.
+fn taken_private(snapshot: &Snapshot, subnet_id: &ResourceId) -> BTreeSet<Ipv4Addr> {
+    let mut taken = BTreeSet::new();
+    for (kind, array, _) in PARTS {
+        for stored in snapshot.in_groups(kind) {
+            let here = document::array_at(&stored.body, array).iter().filter(|part| {
+                document::str_at(part, "properties.subnet.id").is_some_and(|text| refs::same(text, subnet_id))
+            });
+            taken.extend(
+                here.filter_map(|part| document::str_at(part, "properties.privateIPAddress")?.parse::<Ipv4Addr>().ok()),
+            );
+        }
+    }
+    taken
+}
+
 /// The lowest address of the subnet that nobody holds and `also_taken` does not name.
 pub fn next_private(
     snapshot: &Snapshot,
@@ -100,14 +117,14 @@ pub fn next_private(
     subnet: &Value,
     also_taken: &BTreeSet<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
-    let taken: BTreeSet<Ipv4Addr> = holders(snapshot, subnet_id).into_iter().filter_map(|h| h.address).collect();
+    let taken = taken_private(snapshot, subnet_id);
     subnet_prefixes(subnet).into_iter().flat_map(usable).find(|a| !taken.contains(a) && !also_taken.contains(a))
 }
 
 /// How many more resources the subnet can hold.
 pub fn free_private(snapshot: &Snapshot, subnet_id: &ResourceId, subnet: &Value) -> u64 {
     let total: u64 = subnet_prefixes(subnet).into_iter().map(capacity).sum();
-    total.saturating_sub(holders(snapshot, subnet_id).iter().filter(|h| h.address.is_some()).count() as u64)
+    total.saturating_sub(taken_private(snapshot, subnet_id).len() as u64)
 }
 
 /// The first address of the pool that no public IP document has. Network and broadcast addresses of
