@@ -35,7 +35,8 @@ pub(crate) struct Scale {
     #[command(flatten)]
     format: Format,
     /// Name of the cluster, `WORKSPACE/NAME` where two workspaces have one of that name.
-    name: String,
+    #[arg(value_name = "NAME")]
+    cluster: String,
     /// Nodes wanted.
     nodes: u32,
 }
@@ -45,7 +46,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     let (which, format, method, params) = match command {
         Command::List(list) => (&list.which, &list.format, "cluster_list", json!({})),
         Command::Scale(scale) => {
-            (&scale.which, &scale.format, "cluster_scale", json!({ "name": scale.name, "nodes": scale.nodes }))
+            (&scale.which, &scale.format, "cluster_scale", json!({ "name": scale.cluster, "nodes": scale.nodes }))
         }
     };
     let answer = Control::connect(&which.environment()?)?.call(method, &params)?;
