@@ -1,6 +1,7 @@
 //! The table of resource types: everything generic reads it, and a type is added by one file and
 //! one line here.
 
+pub mod companions;
 pub mod microsoft_machinelearningservices;
 pub mod microsoft_network;
 mod shape;
@@ -38,6 +39,10 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_machinelearningservices::computes::TYPE,
     &microsoft_machinelearningservices::nodes::TYPE,
     &microsoft_machinelearningservices::locations::TYPE,
+    &companions::STORAGE_ACCOUNTS,
+    &companions::VAULTS,
+    &companions::INSIGHTS,
+    &companions::LOG_WORKSPACES,
 ];
 
 /// The entry of a type, by its full name without regard to case.
