@@ -102,9 +102,6 @@ pub enum ServeError {
     /// Sockets and threads.
     #[error("starting the server")]
     Io(#[from] io::Error),
-    /// The first commit was refused.
-    #[error("the address pool of the program is malformed")]
-    Pool(#[from] ipnet::AddrParseError),
 }
 
 /// Opens the state, listens, calls `ready` once the first request can be answered, and serves until
@@ -159,7 +156,6 @@ pub(crate) fn serve_with(
         state_dir,
         tls: tls.into(),
         decide: parts.decide,
-        public_pool: vec![server::PUBLIC_POOL.parse()?],
         find_addresses: parts.find_addresses,
         addresses: OnceLock::new(),
         stop: watch::channel(false).0,

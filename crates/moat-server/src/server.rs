@@ -30,7 +30,7 @@ pub const ARM_BASE_URL: &str = "https://management.azure.com";
 
 /// Where public IP addresses are taken from: Azure's own space, but part of no service tag that
 /// Moat serves.
-pub const PUBLIC_POOL: &str = "20.0.0.0/16";
+pub const PUBLIC_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(20, 0, 0, 0), 17);
 
 /// Finds the storage accounts, to know in which region's tag an account's address lies.
 const STORAGE_ACCOUNTS: &str = "Microsoft.Storage/storageAccounts";
@@ -62,7 +62,6 @@ pub struct Server {
     pub state_dir: PathBuf,
     pub(crate) tls: tokio_rustls::TlsAcceptor,
     pub(crate) decide: Decide,
-    pub(crate) public_pool: Vec<Ipv4Net>,
     pub(crate) find_addresses: fn(moat_model::Edition) -> Addresses,
     pub(crate) addresses: OnceLock<Addresses>,
     pub(crate) stop: watch::Sender<bool>,
@@ -90,7 +89,7 @@ impl Server {
             // Without a data plane there is nothing to wait for: stored is done.
             applied: if self.host.has_data_plane() { *self.applied.borrow() } else { u64::MAX },
             base_url: ARM_BASE_URL.to_owned(),
-            public_pool: self.public_pool.clone(),
+            public_pool: vec![PUBLIC_POOL],
         }
     }
 

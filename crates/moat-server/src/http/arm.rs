@@ -44,7 +44,9 @@ pub(crate) async fn run(server: &Server, call: Call, principal: Principal) -> Re
 /// Decides and, where it writes, commits. Also the way in for what the service itself asks.
 pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
     let decide = server.decide;
-    let context = server.context(random::uuid());
+    // One id for the log, the change row and the client.
+    let seed = random::uuid();
+    let context = server.context(seed);
     let decided = if matches!(request.method, Method::Get | Method::Head) {
         Ok(decide(&server.store.snapshot(), &request, &context))
     } else {
@@ -55,7 +57,7 @@ pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
         };
         server.store.submit(write).await
     };
-    match decided {
+    let reply = match decided {
         Ok(Decision { status, headers, body, batch: _ }) => Reply::decided(status, headers, body),
         Err(error @ (StoreError::Full(_) | StoreError::ReadOnly(_))) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a write was not stored");
@@ -67,5 +69,6 @@ pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
                 .with("Retry-After", "1")
         }
         Err(error) => server.internal_error("writing", &error),
-    }
+    };
+    reply.with_default("x-ms-correlation-request-id", &seed.to_string())
 }

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use moat_arm::ApiError;
 use moat_control::{Method, Origin};
 
 /// Longest body; ARM's own limit is 4 MiB.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How much of a body that is too long is still read before the connection is cut.
+const BODY_DISCARD_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// Time a client has for sending its body.
 pub const BODY_READ_SECONDS_MAX: Duration = Duration::from_secs(30);
@@ -58,17 +61,16 @@ impl Call {
         let method = method(&parts.method)?;
         let path = path(parts.uri.path())?;
         let query = parts.uri.query().map(query).unwrap_or_default();
-        let read = Limited::new(body, BODY_BYTES_MAX).collect();
-        let body = match tokio::time::timeout(BODY_READ_SECONDS_MAX, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
+        let body = match tokio::time::timeout(BODY_READ_SECONDS_MAX, read_body(body)).await {
+            Ok(Some(body)) if body.len() <= BODY_BYTES_MAX => body,
             // Not 413: azureml-core would send it again and again (PROTOCOL 0.9).
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Ok(Some(_)) => {
                 return Err(ApiError::bad_request(
                     "RequestContentTooLarge",
                     format!("The request content exceeded the maximum size of {BODY_BYTES_MAX} bytes."),
                 ));
             }
-            Ok(Err(_)) | Err(_) => {
+            Ok(None) | Err(_) => {
                 return Err(ApiError::bad_request("InvalidRequestContent", "The request content could not be read."));
             }
         };
@@ -91,6 +93,22 @@ impl Call {
     pub fn is_binary(&self) -> bool {
         !self.body.is_empty() && std::str::from_utf8(&self.body).is_err()
     }
+}
+
+/// The body, or its first bytes beyond the limit. Reads (and forgets) some more than is allowed: a
+/// client that is cut off while it sends would see a broken connection instead of the reason.
+async fn read_body(mut body: Incoming) -> Option<Bytes> {
+    let mut kept = Vec::new();
+    let mut read = 0;
+    while read <= BODY_DISCARD_BYTES_MAX {
+        let Some(frame) = body.frame().await else { return Some(kept.into()) };
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        read += data.len();
+        if kept.len() <= BODY_BYTES_MAX {
+            kept.extend_from_slice(&data);
+        }
+    }
+    Some(kept.into())
 }
 
 fn method(method: &http::Method) -> Result<Method, ApiError> {

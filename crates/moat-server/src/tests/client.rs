@@ -160,6 +160,18 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Response {
+        self.try_call(method, host, path, headers, body).unwrap()
+    }
+
+    /// [`Connection::call`], where the server may cut the connection.
+    pub(crate) fn try_call(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> std::io::Result<Response> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -169,13 +181,11 @@ impl Connection {
         self.read(method == "HEAD")
     }
 
-    fn read(&mut self, only_head: bool) -> Response {
+    fn read(&mut self, only_head: bool) -> std::io::Result<Response> {
         let mut bytes = Vec::new();
         let mut one = [0];
         while !bytes.ends_with(b"\r\n\r\n") {
-            if self.0.read(&mut one).unwrap() == 0 {
-                panic!("closed after {:?}", String::from_utf8_lossy(&bytes));
-            }
+            self.0.read_exact(&mut one)?;
             bytes.push(one[0]);
         }
         let head = String::from_utf8(bytes).unwrap();
@@ -187,8 +197,8 @@ impl Connection {
             .collect();
         let length = headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
         let mut body = vec![0; if only_head { 0 } else { length }];
-        self.0.read_exact(&mut body).unwrap();
-        Response { status, headers, body }
+        self.0.read_exact(&mut body)?;
+        Ok(Response { status, headers, body })
     }
 }
 

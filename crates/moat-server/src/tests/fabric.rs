@@ -160,10 +160,23 @@ fn real_tag_files_give_every_service_an_address_of_its_own_tag() {
             let regional = host.contains("westus2").then(|| file.get(&format!("{}.westus2", service.tag))).flatten();
             let tag = regional.or_else(|| file.get(service.tag)).unwrap();
             assert!(tag.prefixes().iter().any(|p| p.contains(&IpAddr::V4(address))), "{host}: {address}");
-            let pool: ipnet::Ipv4Net = crate::server::PUBLIC_POOL.parse().unwrap();
-            assert!(!pool.contains(&address), "{host}: {address} may be handed out as a public IP");
+            assert!(
+                !crate::server::PUBLIC_POOL.contains(&address),
+                "{host}: {address} may be handed out as a public IP"
+            );
         }
         let n = addresses.all().len();
         assert!((20..500).contains(&n), "{n} addresses for the backbone");
+    }
+}
+
+#[test]
+fn public_addresses_lie_in_no_service_tag() {
+    let pool = ipnet::IpNet::V4(crate::server::PUBLIC_POOL);
+    for file in [moat_net::tags::september_2021(), moat_net::tags::october_2025()] {
+        for tag in file.all().filter(|tag| !tag.name().starts_with("AzureCloud")) {
+            let within = tag.prefixes().into_iter().find(|p| pool.contains(p) || p.contains(&pool));
+            assert_eq!(within, None, "{} of {} would match somebody's public IP", tag.name(), file.date());
+        }
     }
 }

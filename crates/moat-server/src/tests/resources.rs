@@ -63,3 +63,54 @@ fn what_is_unknown_is_refused_clearly() {
     let bad = server.call("PUT", &format!("management.azure.com{group}"), &[("Authorization", &token)], "{not json");
     assert_eq!(bad.status, 400, "{}", bad.text());
 }
+
+#[test]
+fn a_change_row_carries_the_correlation_id_that_the_client_got() {
+    let server = Harness::start();
+    let subscription = &server.ready.environment.subscription;
+    let group = format!("/subscriptions/{subscription}/resourcegroups/g?api-version=2024-11-01");
+    let made = server.arm("PUT", &group, Some(&json!({"location": "westus2"})));
+    let store = &server.ready.server.store;
+    let change = store.changes(store.snapshot().seq() - 1, 1).unwrap().remove(0);
+    assert_eq!(Some(change.audit.correlation.as_str()), made.header("x-ms-correlation-request-id"));
+    assert_eq!(change.audit.principal, server.ready.environment.object_id);
+}
+
+/// What azureml-core does around a cluster (PROTOCOL 0.3, 0.4, 6.3).
+#[test]
+fn a_compute_is_visible_at_the_regional_host_as_soon_as_it_is_put() {
+    let server = Harness::start();
+    let subscription = server.ready.environment.subscription.clone();
+    let group = format!("/subscriptions/{subscription}/resourceGroups/g");
+    server.arm("PUT", &format!("{group}?api-version=2024-11-01"), Some(&json!({"location": "westus2"})));
+    let workspace = format!("{group}/providers/Microsoft.MachineLearningServices/workspaces/wsp");
+    let made = server.arm(
+        "PUT",
+        &format!("{workspace}?api-version=2022-05-01"),
+        Some(&json!({"location": "westus2", "properties": {}})),
+    );
+    assert!(matches!(made.status, 200 | 201), "{}", made.text());
+    let cluster = json!({"location": "westus2", "properties": {"computeType": "AmlCompute", "properties": {
+        "vmSize": "STANDARD_D2_V2", "vmPriority": "dedicated",
+        "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 4, "nodeIdleTimeBeforeScaleDown": "PT1800S"},
+    }}});
+    let compute = format!("{workspace}/computes/cpucluster");
+    let made = server.arm("PUT", &format!("{compute}?api-version=2020-02-02"), Some(&cluster));
+    assert!(matches!(made.status, 200 | 201), "{}", made.text());
+    assert!(made.header("azure-asyncoperation").is_some());
+
+    let token = format!("Bearer {}", server.token("https://management.azure.com"));
+    let region = |method: &str, path: &str| {
+        let url = format!("westus2.api.azureml.ms/rp/workspaces{path}?api-version=2020-02-02");
+        server.call(method, &url, &[("Authorization", &token)], "")
+    };
+    let one = region("GET", &compute);
+    assert_eq!(one.status, 200, "{}", one.text());
+    assert_eq!(one.json()["id"], compute);
+    assert!(one.json()["properties"]["provisioningState"].is_string());
+    let list = region("GET", &format!("{workspace}/computes"));
+    assert_eq!(list.json()["value"].as_array().map(Vec::len), Some(1));
+    assert_eq!(list.json().get("nextLink"), None, "azureml-core would GET it, null or not");
+    assert_eq!(region("GET", &format!("{workspace}/computes/absent")).refusal(), (404, "ResourceNotFound".to_owned()));
+    assert_eq!(region("DELETE", &compute).refusal().0, 405);
+}
