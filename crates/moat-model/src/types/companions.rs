@@ -102,8 +102,8 @@ fn storage_name(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             ),
         ));
     }
-    let taken = |d: &&std::sync::Arc<moat_arm::Stored>| d.id != *write.id && d.id.name().eq_ignore_ascii_case(name);
-    if ctx.snapshot.in_groups(STORAGE_ACCOUNTS.name).iter().any(|d| taken(&d)) {
+    let accounts = ctx.snapshot.in_groups(STORAGE_ACCOUNTS.name);
+    if accounts.iter().any(|d| d.id != *write.id && d.id.name().eq_ignore_ascii_case(name)) {
         return Err(ApiError::new(
             409,
             "StorageAccountAlreadyTaken",
