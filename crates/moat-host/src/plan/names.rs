@@ -4,21 +4,26 @@ use std::net::Ipv4Addr;
 
 use crate::layout::NsName;
 
-/// FNV-1a, 128 bits. Not against forgers: names are made of one user's own documents, and who
+/// FNV-1a, 128 bits, then mixed. Not against forgers: names are made of one user's own documents, and who
 /// makes two of them collide harms only that environment.
 pub(super) fn hash(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(OFFSET, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME))
+    const MIX: u128 = 0xda94_2042_e4dd_58b5_9e37_79b9_7f4a_7c15;
+    let mut h = bytes.iter().fold(OFFSET, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME));
+    // FNV hardly carries the last bytes into the middle bits, which the short names use.
+    for _ in 0..2 {
+        h ^= h >> 61;
+        h = h.wrapping_mul(MIX);
+    }
+    h ^ (h >> 64)
 }
 
 /// Sixty bits of the hash of a document id, which is compared without case.
 fn short(id: &str) -> String {
     const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     const LENGTH: usize = 12;
-    let mut h = hash(id.to_ascii_lowercase().as_bytes());
-    // The low bits of FNV depend on the last byte most: fold the halves together.
-    h ^= h >> 64;
+    let h = hash(id.to_ascii_lowercase().as_bytes());
     (0..LENGTH).map(|i| char::from(LETTERS[((h >> (5 * i)) & 31) as usize])).collect()
 }
 

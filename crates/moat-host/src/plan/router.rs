@@ -353,7 +353,7 @@ impl Planner<'_> {
 fn table_number(hops: &BTreeMap<Ipv4Net, Hop>) -> u32 {
     let list: Vec<_> = hops.iter().collect();
     let h = hash(content('x', &list).as_bytes());
-    TABLE_FIRST + (((h >> 64) ^ h) as u32 >> 2)
+    TABLE_FIRST + (h as u32 >> 2)
 }
 
 /// What the links of a router stand for.

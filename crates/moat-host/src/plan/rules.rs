@@ -18,7 +18,9 @@ use moat_net::set::{PortSet, RangeSet};
 use super::names::{content, hash};
 use crate::layout::{LOG_GROUP, Level, RuleRef};
 use crate::netlink::nft::PORTED_SET;
-use crate::ruleset::{Chain, Element, Expression, Field, KeyKind, KeyPart, Rule, Set, SetHeader, Table, Verdict};
+use crate::ruleset::{
+    Chain, DataKind, DataValue, Element, Expression, Field, KeyKind, KeyPart, Rule, Set, SetHeader, Table, Verdict,
+};
 
 /// What the fabric itself decides, without any NSG. The discriminants are rule numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl RuleIds {
     fn id(&mut self, rule: RuleRef) -> u32 {
         let key = format!("{}|{}|{:?}|{:?}|{:?}", rule.nsg, rule.rule, rule.direction, rule.access, rule.level);
         let h = hash(key.as_bytes());
-        let mut id = (((h >> 64) ^ h) as u32).max(Reason::RESERVED);
+        let mut id = (h as u32).max(Reason::RESERVED);
         while self.by_id.get(&id).is_some_and(|r| *r != rule) {
             id = id.wrapping_add(1).max(Reason::RESERVED);
         }
@@ -199,7 +201,7 @@ impl<'a> Lists<'a> {
             return self.table.chains.contains_key(&name).then_some(name);
         }
         self.done.insert(name.clone());
-        let mut rules = Vec::new();
+        let mut entries = Vec::new();
         for r in ordered_rules(list, direction) {
             let destination = match part {
                 Part::Whole => None,
@@ -208,35 +210,82 @@ impl<'a> Lists<'a> {
                     named => Some(named),
                 },
             };
-            let Some(mut expressions) = self.matching(r, subnet, destination) else { continue };
-            let reference = RuleRef {
-                nsg: list.id.clone(),
-                rule: r.name.clone(),
-                direction,
-                access: r.access,
-                level,
-            };
+            let Some(shape) = Shape::of(self.net, r, subnet, destination) else { continue };
+            let reference = RuleRef { nsg: list.id.clone(), rule: r.name.clone(), direction, access: r.access, level };
             let id = self.ids.id(reference);
-            expressions.push(Expression::Counter);
-            let (letter, verdict) = match r.access {
-                Access::Allow => ('a', Verdict::Return),
-                Access::Deny => ('d', Verdict::Drop),
-            };
-            if r.access == Access::Deny || self.log_accepts {
-                expressions.push(Expression::Log { group: LOG_GROUP, prefix: format!("{letter}{id}") });
-            }
-            expressions.push(Expression::Verdict(verdict));
-            rules.push(Rule { expressions });
+            let end = self.end(id, r.access);
+            entries.push(Entry { shape, end });
         }
-        if rules.is_empty() {
+        if entries.is_empty() {
             return None;
         }
+        let rules = if entries.len() > LINEAR_MAX { self.folded(entries) } else { self.linear(&entries) };
         let chain = Chain { base: None, rules };
         let target = content('c', &chain);
         self.table.chains.insert(target.clone(), chain);
         let jump = rule([Expression::Verdict(Verdict::Jump(target))]);
         self.table.chains.insert(name.clone(), Chain { base: None, rules: vec![jump] });
         Some(name)
+    }
+
+    /// What happens to a packet that meets a rule.
+    fn end(&self, id: u32, access: Access) -> Vec<Expression> {
+        let (letter, verdict) = match access {
+            Access::Allow => ('a', Verdict::Return),
+            Access::Deny => ('d', Verdict::Drop),
+        };
+        let mut out = vec![Expression::Counter];
+        if access == Access::Deny || self.log_accepts {
+            out.push(Expression::Log { group: LOG_GROUP, prefix: format!("{letter}{id}") });
+        }
+        out.push(Expression::Verdict(verdict));
+        out
+    }
+
+    /// One kernel rule each.
+    fn linear(&mut self, entries: &[Entry]) -> Vec<Rule> {
+        entries
+            .iter()
+            .map(|e| {
+                let mut expressions = self.conditions(&e.shape);
+                expressions.extend(e.end.iter().cloned());
+                Rule { expressions }
+            })
+            .collect()
+    }
+
+    /// A long list: rules that are boxes of ranges become elements of one verdict map, each leading
+    /// to a chain of its own that counts, logs and decides; the rest stay rules behind it. The
+    /// order of priorities holds since a rule is folded only if it meets no folded rule (the
+    /// kernel would refuse the overlap) and no earlier rule that stays behind the map.
+    fn folded(&mut self, entries: Vec<Entry>) -> Vec<Rule> {
+        let (mut folded, mut kept): (Vec<Entry>, Vec<Entry>) = (Vec::new(), Vec::new());
+        let mut elements = BTreeSet::new();
+        for entry in entries {
+            let meets = |others: &[Entry]| others.iter().any(|o| o.shape.meets(&entry.shape));
+            match entry.shape.elements() {
+                Some(keys) if !meets(&folded) && !meets(&kept) => {
+                    let chain = Chain { base: None, rules: vec![Rule { expressions: entry.end.clone() }] };
+                    let name = content('r', &chain);
+                    self.table.chains.insert(name.clone(), chain);
+                    let value = Some(DataValue::Verdict(Verdict::Goto(name)));
+                    elements.extend(keys.into_iter().map(|key| Element { key, value: value.clone() }));
+                    folded.push(entry);
+                }
+                _ => kept.push(entry),
+            }
+        }
+        let mut rules = Vec::new();
+        if !elements.is_empty() {
+            let key = vec![KeyKind::Address, KeyKind::Address, KeyKind::Protocol, KeyKind::Port];
+            let map = Set { header: SetHeader { key, interval: true, data: Some(DataKind::Verdict) }, elements };
+            let name = content('m', &map);
+            self.table.sets.insert(name.clone(), map);
+            let fields = vec![Field::Source, Field::Destination, Field::Protocol, Field::DestinationPort];
+            rules.push(rule([Expression::HasPorts, Expression::VerdictMap { fields, map: name }]));
+        }
+        rules.extend(self.linear(&kept));
+        rules
     }
 
     /// Platform addresses whose tag the rule names as destination.
@@ -251,67 +300,41 @@ impl<'a> Lists<'a> {
         both.into_iter().filter(|(tag, _)| named(*tag)).map(|(_, a)| a).collect()
     }
 
-    /// The rule's conditions; `None` if no IPv4 packet meets them. `destination` replaces its own.
-    fn matching(
-        &mut self,
-        rule: &NsgRule,
-        subnet: SubnetIx,
-        destination: Option<Vec<Ipv4Addr>>,
-    ) -> Option<Vec<Expression>> {
-        let sources = address::resolve_all(self.net, subnet, &rule.sources).v4;
-        let destinations = match destination {
-            Some(list) => list.into_iter().map(|a| (a.to_bits(), a.to_bits())).collect(),
-            None => address::resolve_all(self.net, subnet, &rule.destinations).v4,
-        };
+    /// A rule's conditions as expressions.
+    fn conditions(&mut self, shape: &Shape) -> Vec<Expression> {
         let mut out = Vec::new();
-        out.extend(self.addresses(Field::Source, &sources)?);
-        out.extend(self.addresses(Field::Destination, &destinations)?);
-        let any_source = rule.source_ports.contains(&PortRange::ALL);
-        let any_destination = rule.destination_ports.contains(&PortRange::ALL);
-        match rule.protocol {
-            None if any_source && any_destination => {}
-            None => out.push(Expression::HasPorts),
-            Some(p) => {
-                // Without ports only a field that is `*` matches (A5).
-                let asks_ports = !any_source || !any_destination;
-                if asks_ports && !p.has_ports() {
-                    return None;
-                }
-                out.push(Expression::ProtocolIs(protocol_number(p)));
-            }
+        out.extend(self.addresses(Field::Source, &shape.sources));
+        out.extend(self.addresses(Field::Destination, &shape.destinations));
+        match shape.protocols {
+            Protocols::Any => {}
+            Protocols::Ported => out.push(Expression::HasPorts),
+            Protocols::One(p) => out.push(Expression::ProtocolIs(p)),
         }
-        if !any_source {
-            out.extend(self.ports(Field::SourcePort, &rule.source_ports)?);
-        }
-        if !any_destination {
-            out.extend(self.ports(Field::DestinationPort, &rule.destination_ports)?);
-        }
-        Some(out)
+        out.extend(self.ports(Field::SourcePort, &shape.source_ports));
+        out.extend(self.ports(Field::DestinationPort, &shape.destination_ports));
+        out
     }
 
-    /// `None`: matches nothing. `Some(None)`: matches everything.
-    fn addresses(&mut self, field: Field, set: &RangeSet<u32>) -> Option<Option<Expression>> {
+    /// `None`: every address.
+    fn addresses(&mut self, field: Field, set: &RangeSet<u32>) -> Option<Expression> {
         match set.ranges() {
-            [] => None,
-            [(0, u32::MAX)] => Some(None),
+            [(0, u32::MAX)] => None,
             [(first, last)] if one_prefix(*first, *last).is_some() => {
                 let net = one_prefix(*first, *last)?;
-                Some(Some(Expression::AddressIn { field, net, not: false }))
+                Some(Expression::AddressIn { field, net, not: false })
             }
             ranges => {
                 let set = address_set(self.table, ranges);
-                Some(Some(Expression::InSet { fields: vec![field], set, not: false }))
+                Some(Expression::InSet { fields: vec![field], set, not: false })
             }
         }
     }
 
-    /// As [`Self::addresses`].
-    fn ports(&mut self, field: Field, list: &[PortRange]) -> Option<Option<Expression>> {
-        let set: PortSet = list.iter().map(|r| (r.first, r.last)).collect();
+    /// `None`: every port.
+    fn ports(&mut self, field: Field, set: &PortSet) -> Option<Expression> {
         match set.ranges() {
-            [] => None,
-            [(0, u16::MAX)] => Some(None),
-            [(first, last)] => Some(Some(Expression::PortIn { field, first: *first, last: *last })),
+            [(0, u16::MAX)] => None,
+            [(first, last)] => Some(Expression::PortIn { field, first: *first, last: *last }),
             ranges => {
                 let elements: BTreeSet<Element> = ranges
                     .iter()
@@ -321,10 +344,121 @@ impl<'a> Lists<'a> {
                 let set = Set { header, elements };
                 let name = content('t', &set);
                 self.table.sets.insert(name.clone(), set);
-                Some(Some(Expression::InSet { fields: vec![field], set: name, not: false }))
+                Some(Expression::InSet { fields: vec![field], set: name, not: false })
             }
         }
     }
+}
+
+/// Longest list that is one kernel rule per rule; each costs a new connection some 0.07 us.
+const LINEAR_MAX: usize = 64;
+/// Most elements one folded rule may become: one with a long tag stays a rule with a set.
+const ELEMENTS_PER_RULE_MAX: usize = 16;
+
+/// A rule of a list: whom it meets and what it does.
+struct Entry {
+    shape: Shape,
+    end: Vec<Expression>,
+}
+
+/// Which protocols a rule means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocols {
+    Any,
+    Ported,
+    One(u8),
+}
+
+/// Whom a rule meets: a packet has to be in every field. No field is empty.
+struct Shape {
+    sources: RangeSet<u32>,
+    destinations: RangeSet<u32>,
+    protocols: Protocols,
+    source_ports: PortSet,
+    destination_ports: PortSet,
+}
+
+impl Shape {
+    /// `None` if no IPv4 packet meets the rule. `destination` replaces its own.
+    fn of(net: &Net, rule: &NsgRule, subnet: SubnetIx, destination: Option<Vec<Ipv4Addr>>) -> Option<Self> {
+        let sources = address::resolve_all(net, subnet, &rule.sources).v4;
+        let destinations = match destination {
+            Some(list) => list.into_iter().map(|a| (a.to_bits(), a.to_bits())).collect(),
+            None => address::resolve_all(net, subnet, &rule.destinations).v4,
+        };
+        // What has no ports meets only a rule that says `*` on both sides (A5).
+        let any = rule.source_ports.contains(&PortRange::ALL) && rule.destination_ports.contains(&PortRange::ALL);
+        let protocols = match rule.protocol {
+            None if any => Protocols::Any,
+            None => Protocols::Ported,
+            Some(p) if any || p.has_ports() => Protocols::One(protocol_number(p)),
+            Some(_) => return None,
+        };
+        let ports = |list: &[PortRange]| list.iter().map(|r| (r.first, r.last)).collect::<PortSet>();
+        let (source_ports, destination_ports) = (ports(&rule.source_ports), ports(&rule.destination_ports));
+        let empty = sources.is_empty()
+            || destinations.is_empty()
+            || source_ports.is_empty()
+            || destination_ports.is_empty();
+        (!empty).then_some(Self { sources, destinations, protocols, source_ports, destination_ports })
+    }
+
+    /// Whether some packet meets both. The fields that differ most often come first.
+    fn meets(&self, other: &Self) -> bool {
+        let protocols = match (self.protocols, other.protocols) {
+            (Protocols::One(a), Protocols::One(b)) => a == b,
+            (Protocols::One(p), Protocols::Ported) | (Protocols::Ported, Protocols::One(p)) => p == 6 || p == 17,
+            _ => true,
+        };
+        protocols
+            && touch(&self.destination_ports, &other.destination_ports)
+            && touch(&self.sources, &other.sources)
+            && touch(&self.destinations, &other.destinations)
+            && touch(&self.source_ports, &other.source_ports)
+    }
+
+    /// Keys of a folded rule: source, destination, protocol, destination port. `None` if it cannot
+    /// be folded.
+    fn elements(&self) -> Option<Vec<Vec<KeyPart>>> {
+        let protocols: &[u8] = match self.protocols {
+            Protocols::Ported => &[6, 17],
+            Protocols::One(6) => &[6],
+            Protocols::One(17) => &[17],
+            Protocols::One(_) | Protocols::Any => return None,
+        };
+        let (sources, destinations) = (self.sources.ranges(), self.destinations.ranges());
+        let ports = self.destination_ports.ranges();
+        let count = sources.len() * destinations.len() * protocols.len() * ports.len();
+        if count > ELEMENTS_PER_RULE_MAX || self.source_ports.ranges() != [(0, u16::MAX)] {
+            return None;
+        }
+        let range = |&(a, b): &(u32, u32)| KeyPart::AddressRange(Ipv4Addr::from_bits(a), Ipv4Addr::from_bits(b));
+        let mut out = Vec::with_capacity(count);
+        for s in sources {
+            for d in destinations {
+                for p in protocols {
+                    for &(first, last) in ports {
+                        let port = KeyPart::PortRange(first, last);
+                        out.push(vec![range(s), range(d), KeyPart::ProtocolRange(*p, *p), port]);
+                    }
+                }
+            }
+        }
+        Some(out)
+    }
+}
+
+/// Whether two sets have a point in common.
+fn touch<T: moat_net::set::Point>(a: &RangeSet<T>, b: &RangeSet<T>) -> bool {
+    let (a, b) = (a.ranges(), b.ranges());
+    let (mut i, mut j) = (0, 0);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        if x.0 <= y.1 && y.0 <= x.1 {
+            return true;
+        }
+        if x.1 < y.1 { i += 1 } else { j += 1 }
+    }
+    false
 }
 
 /// A set of address ranges, shared by all rules that mean the same addresses.
