@@ -11,7 +11,6 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,7 +71,6 @@ pub fn run(spec: &PlaceSpec, mut command: Command) -> Result<i32, NotRun> {
         .map_err(WorldError::step("blocking signals"))?;
     let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let cover = handles(&spec.cover);
     let (why_in, why_out) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(WorldError::step("making a pipe"))?;
 
@@ -82,7 +80,7 @@ pub fn run(spec: &PlaceSpec, mut command: Command) -> Result<i32, NotRun> {
         let forwarded = &forwarded;
         process::spawn(CloneFlags::empty(), move || {
             let code = guard(spec, uid, gid, |keeper_spec| {
-                keep(keeper_spec, &cover, &folder, &old_mask, forwarded, &mut command, &why)
+                keep(keeper_spec, &folder, &old_mask, forwarded, &mut command, &why)
             });
             match code {
                 Ok(code) => code,
@@ -106,14 +104,6 @@ fn tell(mut why: &File, failure: &Failure, code: i32) -> i32 {
         let _ = why.write_all(&text);
     }
     code
-}
-
-fn handles(cover: &[(PathBuf, PathBuf)]) -> Vec<(PathBuf, OwnedFd)> {
-    cover
-        .iter()
-        .filter(|(over, _)| over.is_dir())
-        .filter_map(|(over, with)| Some((over.clone(), view::handle(with).ok()?)))
-        .collect()
 }
 
 /// Moves this process into the world. Its children are born in the world's PID namespace.
@@ -155,14 +145,13 @@ fn guard(spec: &PlaceSpec, uid: Uid, gid: Gid, keeper: impl FnOnce(&PlaceSpec) -
 
 fn keep(
     spec: &PlaceSpec,
-    cover: &[(PathBuf, OwnedFd)],
     folder: &Path,
     old_mask: &SigSet,
     forwarded: &SigSet,
     command: &mut Command,
     why: &File,
 ) -> i32 {
-    if let Err(error) = settle(spec, cover, folder) {
+    if let Err(error) = settle(spec, folder) {
         return tell(why, &error.to_failure(), EXIT_OURS);
     }
     let program = process::spawn(CloneFlags::empty(), move || {
@@ -183,10 +172,11 @@ fn keep(
 }
 
 /// The program's tree and rights.
-fn settle(spec: &PlaceSpec, cover: &[(PathBuf, OwnedFd)], folder: &Path) -> Result<(), WorldError> {
+fn settle(spec: &PlaceSpec, folder: &Path) -> Result<(), WorldError> {
     view::make_private()?;
-    for (over, with) in cover {
-        view::bind(with, over)?;
+    for (over, with) in spec.cover.iter().filter(|(over, _)| over.is_dir()) {
+        // Opened here: a bind mount takes only what belongs to this mount namespace.
+        view::bind(view::handle(with).map_err(WorldError::mount("a private directory", over))?, over)?;
     }
     view::hide(&spec.hide)?;
     view::private_run()?;
