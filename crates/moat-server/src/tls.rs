@@ -77,15 +77,20 @@ impl CertificateAuthority {
     /// Reads the authority, making it at the first start.
     pub(crate) fn open(state: &Path, environment: &str, clock: Clock) -> Result<Self, TlsError> {
         let (key_path, certificate_path) = (state.join(KEY_FILE), state.join(CERTIFICATE_FILE));
-        let key = match secrets::read_if_there(&key_path).map_err(TlsError::File)? {
-            Some(pem) => KeyPair::from_pem(&String::from_utf8_lossy(&pem))?,
+        let old_key = secrets::read_if_there(&key_path).map_err(TlsError::File)?;
+        let (key, certificate) = match old_key {
+            Some(pem) => {
+                let key = KeyPair::from_pem(&String::from_utf8_lossy(&pem))?;
+                (key, secrets::read_if_there(&certificate_path).map_err(TlsError::File)?)
+            }
+            // A certificate without its key is worth nothing: a new key gets a new certificate.
             None => {
                 let key = KeyPair::generate()?;
                 secrets::write_private(&key_path, key.serialize_pem().as_bytes()).map_err(TlsError::File)?;
-                key
+                (key, None)
             }
         };
-        let pem = match secrets::read_if_there(&certificate_path).map_err(TlsError::File)? {
+        let pem = match certificate {
             Some(pem) => String::from_utf8_lossy(&pem).into_owned(),
             None => {
                 let pem = authority(environment, clock.now()).self_signed(&key)?.pem();
@@ -202,4 +207,39 @@ fn valid(params: &mut CertificateParams, from: Timestamp, to: Timestamp) {
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
     };
     (params.not_before, params.not_after) = (at(from), at(to));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn leaves_are_kept_while_fresh_and_never_live_long() {
+        assert!(LEAF_LIFE <= 30 * DAY && LEAF_LEFT_MIN < LEAF_LIFE);
+        let dir = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicI64::new(1_800_000_000));
+        let shared = now.clone();
+        let clock = Clock::from_fn(move || Timestamp::from_second(shared.load(Ordering::Relaxed)).unwrap());
+        let authority = CertificateAuthority::open(dir.path(), "test", clock.clone()).unwrap();
+        let leaf = || authority.leaf("management.azure.com").unwrap();
+        let first = leaf();
+        assert!(Arc::ptr_eq(&first, &leaf()));
+        assert!(!Arc::ptr_eq(&first, &authority.leaf("aka.ms").unwrap()));
+        now.fetch_add(6 * 24 * 3600 - 1, Ordering::Relaxed);
+        assert!(Arc::ptr_eq(&first, &leaf()), "a day and more is left");
+        now.fetch_add(1, Ordering::Relaxed);
+        assert!(!Arc::ptr_eq(&first, &leaf()), "minted anew before it ends");
+
+        let pem = authority.pem().to_owned();
+        drop(authority);
+        assert_eq!(CertificateAuthority::open(dir.path(), "test", clock.clone()).unwrap().pem(), pem);
+        std::fs::remove_file(dir.path().join(KEY_FILE)).unwrap();
+        assert_ne!(
+            CertificateAuthority::open(dir.path(), "test", clock).unwrap().pem(),
+            pem,
+            "a new key, a new certificate"
+        );
+    }
 }
