@@ -6,6 +6,7 @@ mod computes;
 mod deployments;
 mod groups;
 mod networks;
+mod recorded;
 mod rights;
 
 use moat_arm::Snapshot;

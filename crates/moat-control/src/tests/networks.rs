@@ -260,3 +260,59 @@ fn the_generic_list_really_filters() {
     assert_eq!(list(&mut w, "tagName eq 't' and tagValue eq '1'"), 1);
     assert_eq!(w.names("{g}/resources").len(), 2);
 }
+
+#[test]
+fn old_operations_are_forgotten() {
+    let mut w = World::with_group();
+    let count = |w: &World| w.snapshot.of_type("Microsoft.Moat/operations").count();
+    w.have("{n}/networkSecurityGroups/a", r#"{"location": "westus2"}"#);
+    w.have("{n}/networkSecurityGroups/a", r#"{"location": "westus2"}"#);
+    assert_eq!(count(&w), 2);
+    // A long time later.
+    w.snapshot = moat_arm::Snapshot::from_documents(
+        w.snapshot.seq() + 5000,
+        w.snapshot.all().map(|d| d.as_ref().clone()).collect::<Vec<_>>(),
+    );
+    w.have("{n}/networkSecurityGroups/a", r#"{"location": "westus2"}"#);
+    assert_eq!(count(&w), 1);
+}
+
+#[test]
+fn a_child_that_goes_away_with_its_parents_put_is_checked_like_a_delete() {
+    let mut w = World::with_group();
+    w.have("{n}/virtualNetworks/v", VNET);
+    w.have(
+        "{n}/networkInterfaces/nic",
+        r#"{"location": "westus2", "properties": {"ipConfigurations": [{"name": "i",
+            "properties": {"subnet": {"id": "{n}/virtualNetworks/v/subnets/d"}}}]}}"#,
+    );
+    let without = VNET.replace(r#"{"name": "d", "properties": {"addressPrefix": "10.0.0.0/24"}}"#, "");
+    let refused = said(&w.put("{n}/virtualNetworks/v", &without));
+    assert!(refused.starts_with("400 InUseSubnetCannotBeDeleted: Subnet d is in use by"), "{refused}");
+    assert_eq!(w.names("{n}/virtualNetworks/v/subnets"), ["d"]);
+}
+
+#[test]
+fn security_rules_come_and_go_in_their_group() {
+    let mut w = World::with_group();
+    let nsg = w.have("{n}/networkSecurityGroups/nsg", r#"{"location": "westus2"}"#);
+    let defaults = nsg["properties"]["defaultSecurityRules"].as_array().unwrap();
+    assert_eq!(defaults.len(), 6);
+    assert_eq!(defaults[0]["type"], "Microsoft.Network/networkSecurityGroups/defaultSecurityRules");
+    let rule = |priority: u32| {
+        format!(
+            r#"{{"name": "allow", "properties": {{"access": "Allow", "direction": "Inbound", "priority": {priority},
+            "protocol": "Tcp", "sourceAddressPrefix": "BatchNodeManagement", "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": "29876-29877"}}}}"#
+        )
+    };
+    check(&mut w, "PUT {n}/networkSecurityGroups/nsg/securityRules/allow", Some(&rule(100)), "201");
+    check(&mut w, "PUT {n}/networkSecurityGroups/nsg/securityRules/allow", Some(&rule(110)), "200");
+    let twin = said(&w.put("{n}/networkSecurityGroups/nsg/securityRules/b", &rule(110).replace("allow", "b")));
+    assert!(twin.contains("SecurityRuleConflict"), "{twin}");
+    let got = w.get("{n}/networkSecurityGroups/nsg/securityRules/allow").body.unwrap();
+    assert_eq!(got["properties"]["priority"], 110);
+    assert_eq!(got["properties"]["destinationPortRange"], "29876-29877");
+    check(&mut w, "DELETE {n}/networkSecurityGroups/nsg/securityRules/allow", None, "202");
+    assert_eq!(w.names("{n}/networkSecurityGroups/nsg/securityRules").len(), 0);
+}
