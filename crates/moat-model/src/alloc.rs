@@ -142,6 +142,8 @@ pub fn next_public(snapshot: &Snapshot, pool: &[Ipv4Net]) -> Option<Ipv4Addr> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
 
     #[test]
     fn five_addresses_of_each_subnet_are_kept_back() {
@@ -157,5 +159,34 @@ mod tests {
         assert!(is_reserved(net, "192.168.1.3".parse().unwrap()));
         assert!(is_reserved(net, "192.168.1.255".parse().unwrap()));
         assert!(!is_reserved(net, "192.168.1.4".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_lowest_free_address_is_given(length in 24u8..=30, held in proptest::collection::btree_set(0u8..40, 0..40)) {
+            let subnet_id = ResourceId::parse("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/a").unwrap();
+            let net = Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), length).unwrap();
+            let subnet = json!({"properties": {"addressPrefix": net.to_string()}});
+            let held: BTreeSet<Ipv4Addr> = held.into_iter().map(|last| Ipv4Addr::new(10, 0, 0, last)).collect();
+            // Half of them are held by interfaces, half by the document being written.
+            let (mut also, mut documents) = (BTreeSet::new(), Vec::new());
+            for (i, address) in held.iter().enumerate() {
+                if i % 2 == 0 {
+                    also.insert(*address);
+                    continue;
+                }
+                let id = subnet_id.parent().unwrap().parent().unwrap().provider("Microsoft.Network", "networkInterfaces", &format!("n{i}"));
+                let config = json!({"name": "c", "properties": {"subnet": {"id": subnet_id.as_str().to_uppercase()}, "privateIPAddress": address}});
+                let body = json!({"properties": {"ipConfigurations": [config]}});
+                documents.push(moat_arm::Stored { id, body, seq: 1, created_seq: 1 });
+            }
+            let snapshot = Snapshot::from_documents(1, documents);
+            let given = next_private(&snapshot, &subnet_id, &subnet, &also);
+            let expected = usable(net).find(|a| !held.contains(a));
+            prop_assert_eq!(given, expected);
+            if let Some(given) = given {
+                prop_assert!(!is_reserved(net, given) && net.contains(&given));
+            }
+        }
     }
 }

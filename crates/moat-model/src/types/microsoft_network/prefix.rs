@@ -43,6 +43,16 @@ pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
+/// Two prefixes that share an address, if there are any. Prefixes either nest or are apart, so after
+/// sorting a clash shows between neighbours; thousands stay cheap.
+pub(super) fn clash<T: Copy>(mut all: Vec<(IpNet, T)>) -> Option<((IpNet, T), (IpNet, T))> {
+    all.sort_by_key(|(net, _)| (net.network(), net.prefix_len()));
+    all.windows(2).find_map(|pair| match pair {
+        [first, second] if overlap(&first.0, &second.0) => Some((*first, *second)),
+        _ => None,
+    })
+}
+
 /// The refused range that `net` meets, if any.
 pub(super) fn refused(net: &IpNet) -> Option<IpNet> {
     REFUSED
@@ -55,4 +65,31 @@ pub(super) fn refused(net: &IpNet) -> Option<IpNet> {
 /// Prefixes joined as Azure writes them.
 pub(super) fn list(prefixes: &[IpNet]) -> String {
     prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nets() -> impl Strategy<Value = Vec<IpNet>> {
+        // A small space, so that clashes are common.
+        let one = (0u8..4, any::<u8>(), 22u8..=30).prop_map(|(b, c, length)| {
+            let net = Ipv4Net::new(Ipv4Addr::new(10, 0, b, c), length).map_or(Ipv4Net::default(), |n| n.trunc());
+            IpNet::V4(net)
+        });
+        proptest::collection::vec(one, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn a_clash_is_found_exactly_when_there_is_one(nets in nets()) {
+            let naive = nets.iter().enumerate().any(|(i, a)| nets[..i].iter().any(|b| overlap(a, b)));
+            let found = clash(nets.iter().map(|n| (*n, ())).collect());
+            prop_assert_eq!(found.is_some(), naive);
+            if let Some(((a, ()), (b, ()))) = found {
+                prop_assert!(overlap(&a, &b));
+            }
+        }
+    }
 }

@@ -102,26 +102,22 @@ pub(super) fn inside(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError>
 }
 
 pub(super) fn overlap(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
-    // Sorted by first address, only neighbours can overlap first; 3,000 subnets stay cheap.
-    let mut all: Vec<(IpNet, &str)> =
+    let all: Vec<(IpNet, &str)> =
         each_net(&write.body).into_iter().flat_map(|(name, nets)| nets.into_iter().map(move |n| (n, name))).collect();
-    all.sort_by_key(|(net, _)| (net.network(), net.prefix_len()));
-    for pair in all.windows(2) {
-        let [(first, first_name), (second, second_name)] = pair else { continue };
-        if prefix::overlap(first, second) {
-            let old = |name: &str| {
-                write.before.is_some_and(|b| refs::named(document::array_at(b, "properties.subnets"), name).is_some())
-            };
-            // The newcomer is the one at fault.
-            let at_fault = if old(second_name) && !old(first_name) { first_name } else { second_name };
-            return Err(ApiError::bad_request(
-                "NetcfgSubnetRangesOverlap",
-                format!("Subnet '{at_fault}' is not valid because its IP address range overlaps with that of an existing subnet in virtual network '{}'.", write.id.name()),
-            )
-            .with_target(write.id.child("subnets", at_fault).as_str()));
-        }
-    }
-    Ok(())
+    let Some(((_, first), (_, second))) = prefix::clash(all) else { return Ok(()) };
+    let old = |name: &str| {
+        write.before.is_some_and(|b| refs::named(document::array_at(b, "properties.subnets"), name).is_some())
+    };
+    // The newcomer is the one at fault.
+    let at_fault = if old(second) && !old(first) { first } else { second };
+    Err(ApiError::bad_request(
+        "NetcfgSubnetRangesOverlap",
+        format!(
+            "Subnet '{at_fault}' is not valid because its IP address range overlaps with that of an existing subnet in virtual network '{}'.",
+            write.id.name()
+        ),
+    )
+    .with_target(write.id.child("subnets", at_fault).as_str()))
 }
 
 /// Where a subnet points, and at what.
