@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 pub use observe::{LinkObserved, NsObserved, Observed};
 pub use sockets::SocketSpec;
@@ -45,6 +46,14 @@ pub enum ApplyError {
     /// A step names a namespace that does not exist.
     #[error("there is no namespace `{0}`")]
     NoNamespace(NsName),
+    /// A link was made but does not carry packets.
+    #[error("link `{link}` in namespace `{ns}` does not come up")]
+    LinkDown {
+        /// Where.
+        ns: NsName,
+        /// Link.
+        link: String,
+    },
     /// A step names a link that does not exist.
     #[error("there is no link `{link}` in namespace `{ns}`")]
     NoLink {
@@ -54,6 +63,12 @@ pub enum ApplyError {
         link: String,
     },
 }
+
+/// How long the kernel may take to make new links carry packets. It takes a millisecond or so
+/// when idle; the work is queued behind everything else that holds the network lock.
+const LINK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often that is asked.
+const LINK_POLL: Duration = Duration::from_millis(1);
 
 /// Result of applying.
 pub type Result<T> = std::result::Result<T, ApplyError>;
@@ -115,6 +130,9 @@ impl Applier {
                 break;
             }
             rest = &rest[if matches!(step, Step::CreateVeth(_)) { run } else { 1 }..];
+        }
+        if result.is_ok() {
+            result = self.wait_for_links(steps);
         }
         // Two descriptors a namespace would not fit an ordinary limit with hundreds of nodes.
         for namespace in self.namespaces.values_mut() {
@@ -182,6 +200,34 @@ impl Applier {
             let (ns, link) = (&veth.b.ns, &veth.b.link);
             let what = format!("switch link {link} on");
             self.route(ns)?.request(route::link_up_named(link), &what).map_err(refused(ns))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the links made by `steps` carry packets.
+    fn wait_for_links(&mut self, steps: &[Step]) -> Result<()> {
+        let mut open: BTreeMap<&NsName, BTreeSet<&str>> = BTreeMap::new();
+        for step in steps {
+            if let Step::CreateVeth(veth) = step {
+                for end in [&veth.a, &veth.b] {
+                    open.entry(&end.ns).or_default().insert(&end.link);
+                }
+            }
+        }
+        let deadline = Instant::now() + LINK_WAIT_MAX;
+        while let Some((ns, links)) = open.first_key_value() {
+            let (ns, missing) = (*ns, links.clone());
+            let seen = route::links(self.route(ns)?).map_err(refused(ns))?;
+            let ready = |l: &str| seen.iter().any(|s| s.name == l && s.ready);
+            match missing.iter().find(|l| !ready(l)) {
+                None => {
+                    open.remove(ns);
+                }
+                Some(link) if Instant::now() >= deadline => {
+                    return Err(ApplyError::LinkDown { ns: ns.clone(), link: (*link).to_owned() });
+                }
+                Some(_) => std::thread::sleep(LINK_POLL),
+            }
         }
         Ok(())
     }

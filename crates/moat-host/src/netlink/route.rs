@@ -11,6 +11,8 @@ use crate::layout::{Hop, Neighbour, PolicyRule, Route, Veth};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_OPERSTATE: u16 = 16;
+const OPERATIONAL: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -171,6 +173,8 @@ pub struct LinkSeen {
     pub name: String,
     /// Switched on.
     pub up: bool,
+    /// Carries packets: until the kernel has come round to it, a new link drops them silently.
+    pub ready: bool,
     /// Ethernet address.
     pub mac: Option<[u8; 6]>,
 }
@@ -188,6 +192,7 @@ fn read_link(m: &Message) -> Option<LinkSeen> {
         index: number(4)?,
         name: attributes.text(IFLA_IFNAME)?,
         up: number(8)? & IFF_UP != 0,
+        ready: attributes.get(IFLA_OPERSTATE) == Some(&[OPERATIONAL]),
         mac: attributes.get(IFLA_ADDRESS).and_then(|a| a.try_into().ok()),
     })
 }

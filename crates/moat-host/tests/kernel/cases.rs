@@ -577,10 +577,15 @@ fn thousand_rules() {
     let (mut b, [s1, _], _) = small();
     let lines: Vec<String> =
         (0..1000).map(|i| format!("{} in deny tcp 10.1.2.{} * {}", 100 + i, 100 + i % 100, 2000 + i)).collect();
-    let n = b.nsg("n", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    // Folded too: an allow, and a deny that it wins over since it comes first.
+    lines.extend(["3000 in allow tcp 10.1.2.4 * 9000", "3001 in deny tcp * * 9000-9001"]);
+    let n = b.nsg("n", &lines);
     b.subnet_mut(s1).nsg = Some(n);
     let mut bed = Bed::new(&b.net);
     bed.passes("c", "a", 80);
+    bed.passes("c", "a", 9000);
+    bed.stopped("c", "a", 9001, "n/r3001in");
     b.net.nsgs[0].rules[999].sources = vec![AddressMatch::Any];
     let start = Instant::now();
     bed.change(&b.net);
