@@ -56,7 +56,7 @@ pub struct Store {
 }
 
 struct Inner {
-    // Declared first: dropping the sender ends the writer, which `Drop` then joins.
+    /// `None` only while dropping: it ends the writer, which `Drop` then joins.
     jobs: Option<mpsc::Sender<Job>>,
     published: watch::Receiver<Snapshot>,
     reader: Mutex<sqlite::Reader>,
@@ -68,6 +68,8 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.jobs = None;
+        // The writer must be the last connection: only then does SQLite fold its log into the database.
+        self.reader.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).close();
         if let Some(thread) = self.writer.take() {
             // A writer that panicked has nothing left to flush; every acknowledged write is synced.
             let _ = thread.join();

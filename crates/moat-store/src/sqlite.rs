@@ -182,6 +182,10 @@ impl Reader {
         Self { path, db: None }
     }
 
+    pub(crate) fn close(&mut self) {
+        self.db = None;
+    }
+
     fn db(&mut self) -> Result<&Connection, StoreError> {
         let db = match self.db.take() {
             Some(db) => db,

@@ -36,8 +36,10 @@ fn what_was_answered_is_there_after_reopening() {
     write(&store, put("A", json!({"z": 1, "a": [1.0, 2, "x"]}))).unwrap();
     write(&store, put("a", json!({"z": 2}))).unwrap();
     store.set_meta("tenant", "t").unwrap();
+    assert_eq!(store.meta("tenant").unwrap().as_deref(), Some("t"));
     let before = documents(&store.snapshot());
     drop(store);
+    assert!(!dir.path().join("store.sqlite3-wal").exists(), "an orderly end leaves one file");
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(documents(&store.snapshot()), before);
     assert_eq!(store.snapshot().seq(), 2);
