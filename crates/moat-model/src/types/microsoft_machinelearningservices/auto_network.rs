@@ -287,7 +287,9 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
     use super::*;
+    use crate::types::testing::{World, cluster, cluster_id, ml_world, net};
 
     const SUBNET: &str =
         "/subscriptions/s/resourceGroups/netrg/providers/Microsoft.Network/virtualNetworks/v/subnets/default";
@@ -355,5 +357,82 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 300);
+    }
+
+    /// A world in which the service writes what it makes for `cpucluster`, whose subnet has room for
+    /// three nodes.
+    fn service_world(edition: Edition) -> (World, ResourceId, Value) {
+        let mut world = ml_world(edition);
+        let small = json!({ "properties": { "addressPrefix": "10.0.3.0/29" } });
+        world.put(&net("virtualNetworks/mynetwork/subnets/small"), small).unwrap();
+        let subnet = json!({ "subnet": { "id": net("virtualNetworks/mynetwork/subnets/small") } });
+        let body = world.put(&cluster_id("cpucluster"), cluster(subnet)).unwrap();
+        world.principal = SERVICE_PRINCIPAL;
+        (world, ResourceId::parse(&cluster_id("cpucluster")).unwrap(), body)
+    }
+
+    #[test]
+    fn the_types_take_what_the_service_makes_until_the_subnet_is_full() {
+        for edition in [Edition::Seed2021, Edition::Current] {
+            let (mut world, id, compute) = service_world(edition);
+            for (document, body) in set_documents(&id, &compute, 0, edition).unwrap() {
+                world.put(document.as_str(), body).unwrap();
+            }
+            let mut slots = Vec::new();
+            let mut refused = None;
+            for index in 0..4 {
+                let node = node_name(&id, index, Uuid::from_u128(u128::from(index)));
+                let (document, body) = nic(&id, &compute, 0, &node, edition).unwrap();
+                match world.put(document.as_str(), body) {
+                    Ok(_) => slots.push(Slot { index, node }),
+                    Err(e) => refused = Some(e.code),
+                }
+            }
+            // AML-PRE-006: three of four, and why.
+            assert_eq!((slots.len(), refused.as_deref()), (3, Some("SubnetIsFull")));
+            let (balancer, body) = load_balancer(&id, &compute, 0, &slots, edition).unwrap().unwrap();
+            world.put(balancer.as_str(), body).unwrap();
+            let answered = world.get(balancer.as_str());
+            let members = &answered["properties"]["backendAddressPools"][0]["properties"]["backendIPConfigurations"];
+            assert_eq!(members.as_array().unwrap().len(), 3);
+            assert_eq!(public_address(&world.snapshot, &id, &compute, 0).as_deref(), Some("20.51.0.1"));
+        }
+    }
+
+    #[test]
+    fn clients_cannot_take_away_what_the_service_made() {
+        let (mut world, id, compute) = service_world(Edition::Seed2021);
+        for (document, body) in set_documents(&id, &compute, 0, Edition::Seed2021).unwrap() {
+            world.put(document.as_str(), body).unwrap();
+        }
+        let node = node_name(&id, 0, Uuid::nil());
+        let (nic_id, body) = nic(&id, &compute, 0, &node, Edition::Seed2021).unwrap();
+        world.put(nic_id.as_str(), body).unwrap();
+        world.principal = "owner";
+        let ids = set_ids(&id, &compute, 0).unwrap();
+        let codes: Vec<String> =
+            ids.iter().chain([&nic_id]).map(|document| world.delete(document.as_str()).unwrap_err().code).collect();
+        assert_eq!(
+            codes,
+            [
+                "InUseNetworkSecurityGroupCannotBeDeleted",
+                "PublicIPAddressCannotBeDeleted",
+                "LoadBalancerInUseByVirtualMachineScaleSet",
+                "NicInUse"
+            ]
+        );
+        // In the order the scheduler uses, the service may.
+        world.principal = SERVICE_PRINCIPAL;
+        for document in [&nic_id].into_iter().chain(ids.iter().rev()) {
+            world.delete(document.as_str()).unwrap();
+        }
+    }
+
+    #[test]
+    fn sets_have_names_of_their_own() {
+        let (id, body) = compute(json!({}));
+        let (first, second) = (set_ids(&id, &body, 0).unwrap(), set_ids(&id, &body, 1).unwrap());
+        assert!(first.iter().all(|a| !second.contains(a)));
+        assert_eq!(first, set_ids(&id, &body, 0).unwrap());
     }
 }
