@@ -24,6 +24,8 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_network::public_ip_addresses::TYPE,
     &microsoft_network::nat_gateways::TYPE,
     &microsoft_network::load_balancers::TYPE,
+    &microsoft_network::load_balancers::BACKEND_POOLS,
+    &microsoft_network::load_balancers::INBOUND_NAT_RULES,
     &microsoft_network::network_interfaces::TYPE,
     &microsoft_network::network_watchers::TYPE,
     &microsoft_network::private_endpoints::TYPE,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{API_VERSIONS, network_interfaces, public_ip_addresses};
 use crate::refs;
-use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
+use crate::resource_type::{Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
 use crate::types::shape;
 
 /// Parts of a balancer that have ids.
@@ -55,6 +55,31 @@ pub static TYPE: ResourceType = ResourceType {
         let paths: Vec<&str> = REFERENCES.iter().map(|(p, _)| *p).collect();
         refs::ids(d, &paths)
     },
+    ..ResourceType::BLANK
+};
+
+/// `Microsoft.Network/loadBalancers/backendAddressPools`: the one part, with NAT rules, that clients
+/// write by itself.
+pub static BACKEND_POOLS: ResourceType = ResourceType {
+    name: "Microsoft.Network/loadBalancers/backendAddressPools",
+    scope: Scope::Embedded("properties.backendAddressPools"),
+    ..PART
+};
+
+/// `Microsoft.Network/loadBalancers/inboundNatRules`.
+pub static INBOUND_NAT_RULES: ResourceType = ResourceType {
+    name: "Microsoft.Network/loadBalancers/inboundNatRules",
+    scope: Scope::Embedded("properties.inboundNatRules"),
+    ..PART
+};
+
+/// What parts that are types have in common; the balancer's own refusals and rendering see to them.
+const PART: ResourceType = ResourceType {
+    api_versions: API_VERSIONS,
+    completion: Completion::Applied,
+    location_required: false,
+    on_delete: part_free,
+    render: render_part,
     ..ResourceType::BLANK
 };
 
@@ -379,6 +404,30 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, batch: &mut Batch
     Ok(())
 }
 
+/// A part that a rule of the balancer or an interface names stays.
+fn part_free(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Result<(), ApiError> {
+    let Some(balancer) = id.parent() else { return Ok(()) };
+    let by_rule = ctx.snapshot.get(&balancer).into_iter().flat_map(|stored| {
+        ["loadBalancingRules", "inboundNatRules", "outboundRules"].map(|array| {
+            let rules = document::array_at(&stored.body, &format!("properties.{array}")).iter();
+            let mut naming = rules.filter(|rule| {
+                document::str_at(rule, "properties.backendAddressPool.id").is_some_and(|t| refs::same(t, id))
+            });
+            naming.next().map(|rule| balancer.child(array, document::str_at(rule, "name").unwrap_or_default()))
+        })
+    });
+    let by_nic = ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"]
+        .map(|member| members(ctx, &balancer, member).remove(id.key()).and_then(|found| found.into_iter().next()));
+    match by_rule.chain(by_nic).flatten().next() {
+        None => Ok(()),
+        // AZURE: wording not observed.
+        Some(user) => Err(ApiError::bad_request(
+            "InUseLoadBalancerChildCannotBeDeleted",
+            format!("{id} cannot be deleted because it is in use by {user}."),
+        )),
+    }
+}
+
 /// IP configurations by the part of this balancer that their `member` names, in lower case.
 fn members(ctx: &TypeCtx<'_>, balancer: &ResourceId, member: &str) -> BTreeMap<String, Vec<ResourceId>> {
     let path = format!("properties.{member}[].id");
@@ -401,19 +450,29 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     for part in PARTS {
         shape::render_parts(id, TYPE.name, body, part);
     }
-    let part_id = |part: &Value| document::str_at(part, "id").unwrap_or_default().to_lowercase();
-    let in_pools = members(ctx, id, "loadBalancerBackendAddressPools");
-    shape::each(body, "properties.backendAddressPools", |pool| {
-        if let Some(found) = in_pools.get(&part_id(pool)) {
-            document::set(pool, "properties.backendIPConfigurations", shape::id_list(found));
+    for segment in ["backendAddressPools", "inboundNatRules"] {
+        shape::each(body, &format!("properties.{segment}"), |part| {
+            let part_id = id.child(segment, document::str_at(part, "name").unwrap_or_default());
+            render_part(ctx, &part_id, part);
+        });
+    }
+}
+
+/// Shows who belongs to a pool, or who is behind a NAT rule.
+fn render_part(ctx: &TypeCtx<'_>, id: &ResourceId, part: &mut Value) {
+    let shown = ["properties.backendIPConfigurations", "properties.backendIPConfiguration"];
+    let Some(balancer) = id.parent().filter(|_| shown.iter().all(|path| document::at(part, path).is_none())) else {
+        return;
+    };
+    let members_of = |member: &str| members(ctx, &balancer, member).remove(id.key()).unwrap_or_default();
+    if id.resource_type().eq_ignore_ascii_case(BACKEND_POOLS.name) {
+        let found = members_of("loadBalancerBackendAddressPools");
+        if !found.is_empty() {
+            document::set(part, shown[0], shape::id_list(&found));
         }
-    });
-    let behind_rules = members(ctx, id, "loadBalancerInboundNatRules");
-    shape::each(body, "properties.inboundNatRules", |rule| {
-        if let Some(config) = behind_rules.get(&part_id(rule)).and_then(|found| found.first()) {
-            document::set(rule, "properties.backendIPConfiguration", json!({ "id": config.as_str() }));
-        }
-    });
+    } else if let Some(config) = members_of("loadBalancerInboundNatRules").first() {
+        document::set(part, shown[1], json!({ "id": config.as_str() }));
+    }
 }
 
 #[cfg(test)]
@@ -474,6 +533,9 @@ mod tests {
             net("networkInterfaces/n/ipConfigurations/c")
         );
         world.put(&lb, answered).unwrap();
+        insta::assert_snapshot!(world.delete(&pool).unwrap_err(), @"(InUseLoadBalancerChildCannotBeDeleted) /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/lb/backendAddressPools/b cannot be deleted because it is in use by /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/lb/loadBalancingRules/r.");
+        world.put(&format!("{lb}/backendAddressPools/other"), json!({})).unwrap();
+        world.delete(&format!("{lb}/backendAddressPools/other")).unwrap();
         world.delete(&lb).unwrap();
         let nic = world.get(&net("networkInterfaces/n"));
         assert_eq!(
