@@ -188,6 +188,12 @@ impl Snapshot {
             return;
         }
         self.seq += 1;
+        self.amend(batch);
+    }
+
+    /// Applies more of the same commit: `batch` at the sequence number this snapshot has. For
+    /// working out a commit in steps; what is published is made by [`Snapshot::apply`].
+    pub fn amend(&mut self, batch: &Batch) {
         let seq = self.seq;
         let documents = Arc::make_mut(&mut self.documents);
         let by_type = Arc::make_mut(&mut self.by_type);

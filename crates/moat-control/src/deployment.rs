@@ -238,7 +238,6 @@ struct Run<'a> {
     world: Snapshot,
     /// What went wrong in a step; the document says so too.
     failure: Option<ApiError>,
-    steps: usize,
 }
 
 /// The steps and results of one template.
@@ -252,14 +251,17 @@ struct Progress {
 
 impl<'a> Run<'a> {
     fn new(w: &'a World<'a>) -> Self {
-        Self { w, batch: Batch::default(), world: w.snapshot.clone(), failure: None, steps: 0 }
+        Self { w, batch: Batch::default(), world: w.snapshot.clone(), failure: None }
     }
 
-    /// Adds changes and rebuilds the world, so that all of them carry one sequence number.
+    /// Adds changes: all of them are one commit, so they carry one sequence number.
     fn take(&mut self, mut batch: Batch) {
+        if self.batch.is_empty() {
+            self.world.apply(&batch);
+        } else {
+            self.world.amend(&batch);
+        }
         self.batch.changes.append(&mut batch.changes);
-        self.world = self.w.snapshot.clone();
-        self.world.apply(&self.batch);
     }
 
     /// Runs one template and writes its deployment document. `Err`: nothing was written for it.
@@ -345,7 +347,6 @@ impl<'a> Run<'a> {
                 format!("Deployment template validation failed: 'a value of '{}' is not known: {why}'.", resource.id),
             ));
         }
-        self.steps += 1;
         let mut ctx: Ctx = self.w.ctx.clone();
         // Ids made by a step must differ from those of the other steps.
         ctx.seed = uuid::Uuid::new_v5(&self.w.ctx.seed, resource.id.key().as_bytes());

@@ -114,15 +114,21 @@ fn put(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
 fn patch(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     access::require(w, &format!("{ACTIONS}/write"), Some(id))?;
     let before = existing(w, id)?;
-    not_deleting(before)?;
+    if !w.by_service() {
+        not_deleting(before)?;
+    }
     let mut patch = body::object(w.request.body.as_deref())?;
     // Not its tags: a null takes one away. The merged document is checked below.
     body::properties_form(&patch)?;
     body::agrees(&patch, id)?;
+    let state = document::at(&patch, "properties.provisioningState").cloned().filter(|_| w.by_service());
     body::strip(&mut patch);
     document::remove(&mut patch, "location");
     let mut merged = before.body.clone();
     document::merge(&mut merged, &patch);
+    if let Some(state) = state {
+        document::set(&mut merged, "properties.provisioningState", state);
+    }
     body::well_formed(&merged)?;
     Ok(write(w, &before.id, Some(before), merged))
 }
@@ -181,21 +187,19 @@ fn empty(w: &World<'_>, group: &Stored, batch: &mut Batch) -> Result<Removal, Ap
         let mut blocked = Vec::new();
         let here: Vec<ResourceId> = world.below(&group.id).map(|d| d.id.clone()).collect();
         for id in here {
-            let now = world.clone();
-            // It may have gone with another one in this round.
-            let Some(stored) = now.get(&id) else { continue };
             let mut step = Batch::default();
+            // It may have gone with another one in this round.
+            let Some(stored) = world.get(&id) else { continue };
             match w.find(&id.resource_type()) {
-                Some(kind) => match delete::remove(&World { snapshot: &now, ..*w }, kind, stored, &mut step) {
-                    Ok(_) => {}
-                    Err(why) => {
+                Some(kind) => {
+                    if let Err(why) = delete::remove(&World { snapshot: &world, ..*w }, kind, stored, &mut step) {
                         blocked.push((id, why));
                         continue;
                     }
-                },
+                }
                 None => step.delete(id),
             }
-            world.apply(&step);
+            world.amend(&step);
             batch.changes.append(&mut step.changes);
             progress = true;
         }
@@ -262,24 +266,30 @@ fn name(name: &str) -> Result<(), ApiError> {
     ))
 }
 
-/// Deletions that were accepted and can now go on, as requests of the service: documents and
-/// groups that say `Deleting` and below which nothing says so any more. A reconciler sends them;
-/// `is_reconciled` tells which types have a reconciler of their own (those are never in the answer).
-pub fn pending_deletions(snapshot: &Snapshot, is_reconciled: &dyn Fn(&str) -> bool) -> Vec<ArmRequest> {
+/// What follows from deletions that were accepted and had to wait, as requests of the service for
+/// a reconciler to send: a group or resource that says `Deleting` is deleted when nothing below it
+/// does any more. If a document with a reconciler of its own ([`Completion::Reconciled`]) is still
+/// below, its deletion failed: the whole deletion is taken back, as Azure does.
+pub fn pending_deletions(snapshot: &Snapshot) -> Vec<ArmRequest> {
+    let is_reconciled =
+        |kind: &str| moat_model::types::find(kind).is_some_and(|t| t.completion == Completion::Reconciled);
     let deleting = |d: &Stored| document::str_at(&d.body, "properties.provisioningState") == Some("Deleting");
-    snapshot
-        .all()
-        .filter(|d| deleting(d) && !is_reconciled(&d.id.resource_type()))
-        .filter(|d| !snapshot.below(&d.id).any(|below| deleting(below)))
-        .map(|d| ArmRequest {
-            method: Method::Delete,
+    let mut requests = Vec::new();
+    for d in snapshot.all().filter(|d| deleting(d) && !is_reconciled(&d.id.resource_type())) {
+        if snapshot.below(&d.id).any(|below| deleting(below)) {
+            continue;
+        }
+        let blocked = snapshot.below(&d.id).any(|below| is_reconciled(&below.id.resource_type()));
+        requests.push(ArmRequest {
+            method: if blocked { Method::Patch } else { Method::Delete },
             path: d.id.as_str().to_owned(),
             query: [("api-version".to_owned(), "2024-11-01".to_owned())].into(),
-            body: None,
+            body: blocked.then(|| r#"{"properties": {"provisioningState": "Succeeded"}}"#.to_owned()),
             principal: Principal::default(),
             origin: Origin::Service,
             if_match: None,
             if_none_match: None,
-        })
-        .collect()
+        });
+    }
+    requests
 }

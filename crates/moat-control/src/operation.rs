@@ -133,7 +133,16 @@ fn progress(w: &World<'_>, operation: &Stored) -> Progress {
             Some(s) if s.created_seq > operation.seq => Progress::Succeeded,
             Some(s) => match failed(&s.body) {
                 Some(error) => Progress::Failed(error),
-                None => Progress::Running,
+                None if document::str_at(&s.body, "properties.provisioningState") == Some("Deleting") => {
+                    Progress::Running
+                }
+                None => Progress::Failed(json!({
+                    "code": "ResourceGroupDeletionBlocked",
+                    "message": format!(
+                        "Deletion of '{}' failed as something in it could not be deleted. It has been rolled back.",
+                        s.id
+                    ),
+                })),
             },
         },
         Some("document") => {

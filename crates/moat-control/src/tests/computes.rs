@@ -96,12 +96,11 @@ fn a_group_waits_for_its_clusters() {
         Some(r#"{"location": "westus2"}"#),
         "409 ResourceGroupBeingDeleted: The resource group 'g' is in deprovisioning state and cannot perform this operation.",
     );
-    let reconciled = |kind: &str| kind.eq_ignore_ascii_case("Microsoft.MachineLearningServices/workspaces/computes");
-    assert_eq!(crate::pending_deletions(&w.snapshot, &reconciled).len(), 0);
+    assert_eq!(crate::pending_deletions(&w.snapshot).len(), 0);
     w.origin = Origin::Service;
     w.delete(&format!("{WS}/computes/cpu1"));
     loop {
-        let next = crate::pending_deletions(&w.snapshot, &reconciled);
+        let next = crate::pending_deletions(&w.snapshot);
         let Some(request) = next.first() else { break };
         let done = w.commit(request);
         assert!(done.status < 300, "{}", said(&done));
@@ -110,6 +109,45 @@ fn a_group_waits_for_its_clusters() {
     check(&mut w, &format!("GET {poll}"), None, "204");
     assert_eq!(w.get("{g}").status, 404);
     assert_eq!(w.snapshot.all().filter(|d| d.id.resource_group().is_some()).count(), 0);
+}
+
+#[test]
+fn a_deletion_that_fails_below_is_taken_back() {
+    let mut w = world();
+    w.have(&format!("{WS}/computes/cpu1"), &cluster());
+    let deleted = w.delete("{g}");
+    let poll = deleted.headers.iter().find(|(n, _)| *n == "Location").unwrap().1.clone();
+    let poll = poll.trim_start_matches("https://management.azure.com").to_owned();
+    w.origin = Origin::Service;
+    w.send(&format!("PATCH {WS}/computes/cpu1"), Some(r#"{"properties": {"provisioningState": "Failed"}}"#));
+    let next = crate::pending_deletions(&w.snapshot);
+    assert_eq!(next.len(), 1);
+    let done = w.commit(&next[0]);
+    assert_eq!(done.status, 200, "{}", said(&done));
+    assert_eq!(crate::pending_deletions(&w.snapshot).len(), 0);
+    w.origin = Origin::Public;
+    assert_eq!(w.get("{g}").body.unwrap()["properties"]["provisioningState"], "Succeeded");
+    let answer = w.get(&poll);
+    assert_eq!(
+        (answer.status, answer.body.unwrap()["error"]["code"].clone()),
+        (409, json!("ResourceGroupDeletionBlocked"))
+    );
+    assert_eq!(w.get(&format!("{WS}/computes/cpu1")).status, 200);
+}
+
+#[test]
+fn a_workspace_waits_for_its_clusters_too() {
+    let mut w = world();
+    w.have(&format!("{WS}/computes/cpu1"), &cluster());
+    assert_eq!(w.delete(WS).status, 202);
+    assert_eq!(w.get(WS).body.unwrap()["properties"]["provisioningState"], "Deleting");
+    let late = said(&w.put(&format!("{WS}/computes/cpu2"), &cluster()));
+    assert!(late.starts_with("409 Conflict: The parent resource"), "{late}");
+    w.origin = Origin::Service;
+    w.delete(&format!("{WS}/computes/cpu1"));
+    let next = crate::pending_deletions(&w.snapshot);
+    w.commit(&next[0]);
+    assert_eq!(w.get(WS).status, 404);
 }
 
 #[test]

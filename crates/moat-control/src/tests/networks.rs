@@ -316,3 +316,33 @@ fn security_rules_come_and_go_in_their_group() {
     check(&mut w, "DELETE {n}/networkSecurityGroups/nsg/securityRules/allow", None, "202");
     assert_eq!(w.names("{n}/networkSecurityGroups/nsg/securityRules").len(), 0);
 }
+
+#[test]
+fn long_actions_answer_by_their_location() {
+    let mut w = World::with_group();
+    w.have("{n}/virtualNetworks/v", VNET);
+    w.have(
+        "{n}/networkInterfaces/nic",
+        r#"{"location": "westus2", "properties": {"ipConfigurations": [{"name": "i",
+            "properties": {"subnet": {"id": "{n}/virtualNetworks/v/subnets/d"}}}]}}"#,
+    );
+    let asked = w.send("POST {n}/networkInterfaces/nic/effectiveRouteTable", None);
+    assert_eq!(asked.status, 202, "{}", said(&asked));
+    assert!(asked.body.is_none());
+    let url = |name: &str| {
+        let found = &asked.headers.iter().find(|(n, _)| *n == name).unwrap().1;
+        found.trim_start_matches("https://management.azure.com").to_owned()
+    };
+    assert_eq!(w.get(&url("Azure-AsyncOperation")).body.unwrap()["status"], "Succeeded");
+    let result = w.get(&url("Location"));
+    assert_eq!(result.status, 200);
+    let routes = result.body.unwrap()["value"].as_array().unwrap().len();
+    assert!(routes > 1, "{routes}");
+    check(
+        &mut w,
+        "GET {n}/networkInterfaces/nic/effectiveRouteTable",
+        None,
+        "405 HttpMethodNotAllowed: The method GET is not supported for the resource at '{n}/networkInterfaces/nic/effectiveRouteTable'.",
+    );
+    assert_eq!(w.send("POST {n}/networkInterfaces/none/effectiveRouteTable", None).status, 404);
+}

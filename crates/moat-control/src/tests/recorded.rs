@@ -30,6 +30,7 @@ const EXPLAINED: [&str; 12] = [
 /// As many calls must have their recorded status; more is better.
 const SAME_MIN: usize = 205;
 
+#[allow(clippy::disallowed_methods, reason = "a test reads its recordings")]
 fn recordings() -> Option<String> {
     let shared = std::env::var_os("MOAT_SHARED")
         .map(PathBuf::from)

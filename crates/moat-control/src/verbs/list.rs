@@ -91,7 +91,7 @@ fn extensions(w: &World<'_>, kind: &'static ResourceType, scope: Option<&Resourc
             items.push((format!("0/{}", role.guid), Item::Ready(value)));
         }
     }
-    for stored in w.snapshot.all().filter(|d| d.id.resource_type().eq_ignore_ascii_case(kind.name)) {
+    for stored in w.snapshot.of_type(kind.name) {
         let on = stored.id.parent();
         let above = match (&on, scope) {
             (None, _) => true,

@@ -94,6 +94,12 @@ pub(crate) fn lives_somewhere(w: &World<'_>, kind: &ResourceType, id: &ResourceI
         ));
     }
     let Some(parent) = id.parent() else { return Ok(()) };
+    if !w.by_service()
+        && let Some(stored) = w.snapshot.get(&parent).filter(|_| parent.namespace().is_some())
+        && document::str_at(&stored.body, "properties.provisioningState") == Some("Deleting")
+    {
+        return Err(ApiError::new(409, "Conflict", format!("The parent resource '{}' is being deleted.", stored.id)));
+    }
     let parent_is_resource = parent.namespace().is_some();
     if matches!(kind.scope, Scope::Child | Scope::Extension)
         && parent_is_resource
