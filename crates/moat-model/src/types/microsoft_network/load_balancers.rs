@@ -78,7 +78,6 @@ const PART: ResourceType = ResourceType {
     api_versions: API_VERSIONS,
     completion: Completion::Applied,
     location_required: false,
-    on_delete: part_free,
     render: render_part,
     ..ResourceType::BLANK
 };
@@ -404,30 +403,6 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, batch: &mut Batch
     Ok(())
 }
 
-/// A part that a rule of the balancer or an interface names stays.
-fn part_free(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Result<(), ApiError> {
-    let Some(balancer) = id.parent() else { return Ok(()) };
-    let by_rule = ctx.snapshot.get(&balancer).into_iter().flat_map(|stored| {
-        ["loadBalancingRules", "inboundNatRules", "outboundRules"].map(|array| {
-            let rules = document::array_at(&stored.body, &format!("properties.{array}")).iter();
-            let mut naming = rules.filter(|rule| {
-                document::str_at(rule, "properties.backendAddressPool.id").is_some_and(|t| refs::same(t, id))
-            });
-            naming.next().map(|rule| balancer.child(array, document::str_at(rule, "name").unwrap_or_default()))
-        })
-    });
-    let by_nic = ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"]
-        .map(|member| members(ctx, &balancer, member).remove(id.key()).and_then(|found| found.into_iter().next()));
-    match by_rule.chain(by_nic).flatten().next() {
-        None => Ok(()),
-        // AZURE: wording not observed.
-        Some(user) => Err(ApiError::bad_request(
-            "InUseLoadBalancerChildCannotBeDeleted",
-            format!("{id} cannot be deleted because it is in use by {user}."),
-        )),
-    }
-}
-
 /// IP configurations by the part of this balancer that their `member` names, in lower case.
 fn members(ctx: &TypeCtx<'_>, balancer: &ResourceId, member: &str) -> BTreeMap<String, Vec<ResourceId>> {
     let path = format!("properties.{member}[].id");
@@ -533,7 +508,6 @@ mod tests {
             net("networkInterfaces/n/ipConfigurations/c")
         );
         world.put(&lb, answered).unwrap();
-        insta::assert_snapshot!(world.delete(&pool).unwrap_err(), @"(InUseLoadBalancerChildCannotBeDeleted) /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/lb/backendAddressPools/b cannot be deleted because it is in use by /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/loadBalancers/lb/loadBalancingRules/r.");
         world.put(&format!("{lb}/backendAddressPools/other"), json!({})).unwrap();
         world.delete(&format!("{lb}/backendAddressPools/other")).unwrap();
         world.delete(&lb).unwrap();
