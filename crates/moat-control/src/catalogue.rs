@@ -12,7 +12,19 @@ use serde_json::json;
 use crate::access;
 
 /// Looked up before the model's table.
-pub(crate) static OWN: &[&ResourceType] = &[&ROLE_ASSIGNMENTS, &ROLE_DEFINITIONS, &DEPLOYMENT];
+pub(crate) static OWN: &[&ResourceType] = &[&ROLE_ASSIGNMENTS, &ROLE_DEFINITIONS, &DEPLOYMENT, &TAG];
+
+/// Type of the tags of something, as a resource of its own.
+pub(crate) const TAGS: &str = "Microsoft.Resources/tags";
+
+/// Routed to [`crate::tags`]; nothing is ever stored under it.
+static TAG: ResourceType = ResourceType {
+    name: TAGS,
+    api_versions: &["2024-11-01", "2022-09-01", "2021-04-01"],
+    scope: Scope::Extension,
+    location_required: false,
+    ..ResourceType::BLANK
+};
 
 /// Type of template deployments.
 pub(crate) const DEPLOYMENTS: &str = "Microsoft.Resources/deployments";

@@ -5,12 +5,12 @@ use moat_arm::{ApiError, ResourceId, Snapshot};
 use moat_model::ResourceType;
 use moat_model::resource_type::Scope;
 
-use crate::catalogue::DEPLOYMENTS;
+use crate::catalogue::{DEPLOYMENTS, TAGS};
 use crate::path::{self, Target};
 use crate::request::{ArmRequest, Ctx, Decision, Method};
 use crate::verbs::{action, delete, get, list, patch, put};
 use crate::world::{Types, World};
-use crate::{deployment, groups, locations, operation, scopes};
+use crate::{deployment, groups, locations, operation, scopes, tags};
 
 /// Longest name of a resource, in characters.
 const NAME_CHARS_MAX: usize = 260;
@@ -89,6 +89,9 @@ fn item(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     let id = w.canonical(id, kind);
     if kind.name == DEPLOYMENTS {
         return deployment::item(w, kind, &id);
+    }
+    if kind.name == TAGS {
+        return tags::decide(w, &id);
     }
     match w.request.method {
         Method::Get | Method::Head => get::get(w, kind, &id),

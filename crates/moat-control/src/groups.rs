@@ -13,6 +13,7 @@ use crate::operation::Follows;
 use crate::request::{ArmRequest, Decision, Method, Origin, Principal};
 use crate::verbs::delete::{self, Removal};
 use crate::verbs::list::{Item, page};
+use crate::verbs::put;
 use crate::world::World;
 use crate::{access, body, locations};
 
@@ -32,7 +33,7 @@ pub(crate) fn decide(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiErro
             access::require(w, &format!("{ACTIONS}/read"), Some(id))?;
             existing(w, id).map(|_| Decision::empty(204))
         }
-        Method::Put => put(w, id),
+        Method::Put => create_or_replace(w, id),
         Method::Patch => patch(w, id),
         Method::Delete => delete(w, id),
         Method::Post => Err(method_not_allowed(w)),
@@ -78,7 +79,7 @@ fn render(stored: &Stored) -> Value {
     out
 }
 
-fn put(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
+fn create_or_replace(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     access::require(w, &format!("{ACTIONS}/write"), Some(id))?;
     name(id.name())?;
     let mut body = body::object(w.request.body.as_deref())?;
@@ -87,7 +88,7 @@ fn put(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     body::strip(&mut body);
     let before = w.snapshot.get(id);
     if let Some(before) = before {
-        not_deleting(before)?;
+        put::not_going(w, before)?;
     }
     let Some(given) = document::str_at(&body, "location").filter(|l| !l.trim().is_empty()) else {
         return Err(ApiError::bad_request(
@@ -114,9 +115,7 @@ fn put(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
 fn patch(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     access::require(w, &format!("{ACTIONS}/write"), Some(id))?;
     let before = existing(w, id)?;
-    if !w.by_service() {
-        not_deleting(before)?;
-    }
+    put::not_going(w, before)?;
     let mut patch = body::object(w.request.body.as_deref())?;
     // Not its tags: a null takes one away. The merged document is checked below.
     body::properties_form(&patch)?;
@@ -236,20 +235,6 @@ fn blocked_error(group: &Stored, blocked: Vec<(ResourceId, ApiError)>) -> ApiErr
         error = error.with_detail(why.with_target(id.to_string()));
     }
     error
-}
-
-fn not_deleting(group: &Stored) -> Result<(), ApiError> {
-    if document::str_at(&group.body, "properties.provisioningState") != Some("Deleting") {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        409,
-        "ResourceGroupBeingDeleted",
-        format!(
-            "The resource group '{}' is in deprovisioning state and cannot perform this operation.",
-            group.id.name()
-        ),
-    ))
 }
 
 fn name(name: &str) -> Result<(), ApiError> {

@@ -21,6 +21,7 @@ mod operation;
 mod path;
 mod render;
 mod scopes;
+mod tags;
 mod verbs;
 mod world;
 

@@ -142,7 +142,7 @@ fn a_workspace_waits_for_its_clusters_too() {
     assert_eq!(w.delete(WS).status, 202);
     assert_eq!(w.get(WS).body.unwrap()["properties"]["provisioningState"], "Deleting");
     let late = said(&w.put(&format!("{WS}/computes/cpu2"), &cluster()));
-    assert!(late.starts_with("409 Conflict: The parent resource"), "{late}");
+    assert!(late.starts_with("409 Conflict: The resource"), "{late}");
     w.origin = Origin::Service;
     w.delete(&format!("{WS}/computes/cpu1"));
     let next = crate::pending_deletions(&w.snapshot);

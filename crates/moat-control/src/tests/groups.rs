@@ -132,3 +132,47 @@ fn providers_list_what_is_built() {
     );
     check(&mut w, "GET {s}/providers", None, "200");
 }
+
+#[test]
+fn tags_are_a_resource_of_their_own() {
+    let mut w = World::with_group();
+    let tags = "{g}/providers/Microsoft.Resources/tags/default";
+    let shown = |w: &mut World| w.get(tags).body.unwrap()["properties"]["tags"].to_string();
+    assert_eq!(shown(&mut w), "{}");
+    check(&mut w, &format!("PUT {tags}"), Some(r#"{"properties": {"tags": {"a": "1", "b": "2"}}}"#), "200");
+    check(
+        &mut w,
+        &format!("PATCH {tags}"),
+        Some(r#"{"operation": "Merge", "properties": {"tags": {"B": "3"}}}"#),
+        "200",
+    );
+    assert_eq!(shown(&mut w), r#"{"a":"1","B":"3"}"#);
+    check(
+        &mut w,
+        &format!("PATCH {tags}"),
+        Some(r#"{"operation": "Delete", "properties": {"tags": {"a": "1", "B": "x"}}}"#),
+        "200",
+    );
+    assert_eq!(shown(&mut w), r#"{"B":"3"}"#);
+    assert_eq!(w.get("{g}").body.unwrap()["tags"]["B"], "3");
+    check(
+        &mut w,
+        &format!("PATCH {tags}"),
+        Some(r#"{"operation": "Fly"}"#),
+        "400 InvalidRequestContent: The operation 'Fly' is not one of 'Merge', 'Replace', 'Delete'. [operation]",
+    );
+    check(
+        &mut w,
+        &format!("PUT {tags}"),
+        Some(r#"{"properties": {"tags": {"a": 1}}}"#),
+        "400 InvalidTags: The value of tag 'a' is not a string. [tags]",
+    );
+    check(&mut w, &format!("DELETE {tags}"), None, "200");
+    assert_eq!(shown(&mut w), "{}");
+    check(
+        &mut w,
+        "GET {s}/resourceGroups/no/providers/Microsoft.Resources/tags/default",
+        None,
+        "404 ResourceGroupNotFound: Resource group 'no' could not be found.",
+    );
+}

@@ -80,25 +80,12 @@ fn put_child(
 
 /// The group must exist and not be going away; for child documents the parent too.
 pub(crate) fn lives_somewhere(w: &World<'_>, kind: &ResourceType, id: &ResourceId) -> Result<(), ApiError> {
-    if let Some(group) = w.group_of(id)?
-        && !w.by_service()
-        && document::str_at(&group.body, "properties.provisioningState") == Some("Deleting")
-    {
-        return Err(ApiError::new(
-            409,
-            "ResourceGroupBeingDeleted",
-            format!(
-                "The resource group '{}' is in deprovisioning state and cannot perform this operation.",
-                group.id.name()
-            ),
-        ));
+    if let Some(group) = w.group_of(id)? {
+        not_going(w, group)?;
     }
     let Some(parent) = id.parent() else { return Ok(()) };
-    if !w.by_service()
-        && let Some(stored) = w.snapshot.get(&parent).filter(|_| parent.namespace().is_some())
-        && document::str_at(&stored.body, "properties.provisioningState") == Some("Deleting")
-    {
-        return Err(ApiError::new(409, "Conflict", format!("The parent resource '{}' is being deleted.", stored.id)));
+    if let Some(stored) = w.snapshot.get(&parent) {
+        not_going(w, stored)?;
     }
     let parent_is_resource = parent.namespace().is_some();
     if matches!(kind.scope, Scope::Child | Scope::Extension)
@@ -108,6 +95,26 @@ pub(crate) fn lives_somewhere(w: &World<'_>, kind: &ResourceType, id: &ResourceI
         return Err(ApiError::parent_not_found(id));
     }
     Ok(())
+}
+
+/// What is being deleted takes no more changes but the service's own.
+pub(crate) fn not_going(w: &World<'_>, stored: &Stored) -> Result<(), ApiError> {
+    if w.by_service() || document::str_at(&stored.body, "properties.provisioningState") != Some("Deleting") {
+        return Ok(());
+    }
+    Err(if stored.id.namespace().is_none() {
+        ApiError::new(
+            409,
+            "ResourceGroupBeingDeleted",
+            format!(
+                "The resource group '{}' is in deprovisioning state and cannot perform this operation.",
+                stored.id.name()
+            ),
+        )
+    } else {
+        // AZURE: wording not observed
+        ApiError::new(409, "Conflict", format!("The resource '{}' is being deleted.", stored.id))
+    })
 }
 
 /// `location`: required where the table says so, one of the regions, and never changed.
