@@ -210,7 +210,10 @@ fn ephemeral(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut started = start(&environment, arguments)?;
     // A process of its own: running a program moves the process into the world, which this one has to outlive.
     let child = world::process::spawn(nix::sched::CloneFlags::empty(), || {
-        // Restores what `create` blocked, and lets the program find the environment.
+        // Blocked for this process's own waiting, not for the command.
+        if let Err(error) = world::process::unblock_signals() {
+            ui::error(&Failure::bare(format!("unblocking signals: {error}")));
+        }
         match exec::at(&environment, &arguments.at, &arguments.command, &[(ROOT_VARIABLE, root.0.as_os_str())]) {
             Ok(code) => code,
             Err(not_run) => {
