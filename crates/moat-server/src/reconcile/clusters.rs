@@ -62,7 +62,7 @@ fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
     if !batch.is_empty() {
         return batch;
     }
-    for request in moat_control::pending_deletions(snapshot, &|kind| kind.eq_ignore_ascii_case(cluster::COMPUTE)) {
+    for request in moat_control::pending_deletions(snapshot) {
         let mut work = snapshot.clone();
         work.apply(&batch);
         let decision = moat_control::decide(&work, &request, ctx);

@@ -125,11 +125,12 @@ impl Network {
 
     fn converge(&self, snapshot: &Snapshot, pass: &mut Pass) -> Result<(), HandsError> {
         let started = std::time::Instant::now();
-        let (net, problems) = moat_model::lower::network(snapshot, Semantics::default(), &self.tags);
+        let (mut net, problems) = moat_model::lower::network(snapshot, Semantics::default(), &self.tags);
         for problem in &problems {
             tracing::debug!(%problem, "a document says something that cannot be lowered");
         }
         let fabric = self.fabric(&net, &mut pass.outbound);
+        net.default_outbound = fabric.default_outbound.clone();
         let plan = moat_host::plan(&net, &fabric);
         let steps = diff(&pass.plan, &plan);
         let n_steps = steps.len();
