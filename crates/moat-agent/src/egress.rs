@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 use crate::config::{AgentConfig, Destination, Mode};
 use crate::dns;
-use crate::handshake::{self, Finding, Status};
+use crate::handshake::{self, Finding, Reach, Status};
 
 /// How long one connection attempt may take.
 const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1500);
@@ -34,7 +34,13 @@ impl Egress {
         let findings = config
             .destinations
             .iter()
-            .map(|d| Finding { label: d.label.clone(), address: None, port: d.port, source_port: None, failure: None })
+            .map(|d| Finding {
+                label: d.label.clone(),
+                address: None,
+                port: d.port,
+                source_port: None,
+                reach: Reach::Untried,
+            })
             .collect();
         Self { findings: Mutex::new(findings) }
     }
@@ -51,7 +57,7 @@ impl Egress {
             let mut healthy = true;
             for (index, destination) in config.destinations.iter().enumerate() {
                 let (finding, connection) = attempt(destination, config, &tls);
-                healthy &= finding.failure == Some(None);
+                healthy &= finding.reach == Reach::Reached;
                 {
                     let mut all = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(slot) = all.get_mut(index) {
@@ -99,19 +105,19 @@ fn attempt(
         address: None,
         port: destination.port,
         source_port: None,
-        failure: None,
+        reach: Reach::Untried,
     };
     let tls = match tls {
         Ok(t) => t.clone(),
         Err(why) => {
-            finding.failure = Some(Some(why.clone()));
+            finding.reach = Reach::Failed(why.clone());
             return (finding, None);
         }
     };
     let address = match dns::resolve(&destination.host, &config.resolvers) {
         Ok(a) => IpAddr::V4(a),
         Err(e) => {
-            finding.failure = Some(Some(e.to_string()));
+            finding.reach = Reach::Failed(e.to_string());
             return (finding, None);
         }
     };
@@ -120,11 +126,11 @@ fn attempt(
         .and_then(|stream| hand_shake(stream, &destination.host, tls));
     match connected {
         Ok(stream) => {
-            finding.failure = Some(None);
+            finding.reach = Reach::Reached;
             (finding, Some(stream))
         }
         Err(e) => {
-            finding.failure = Some(Some(e.to_string()));
+            finding.reach = Reach::Failed(e.to_string());
             (finding, None)
         }
     }

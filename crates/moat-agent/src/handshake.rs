@@ -61,8 +61,20 @@ pub struct Finding {
     pub port: u16,
     /// Local port of the last attempt, to find its drop in the flow log.
     pub source_port: Option<u16>,
-    /// `None` is not tried yet, `Some(None)` reached, `Some(Some(why))` not reached.
-    pub failure: Option<Option<String>>,
+    /// What came of it.
+    pub reach: Reach,
+}
+
+/// What came of the last attempt at a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// No attempt has ended yet.
+    Untried,
+    /// TCP and TLS stand, and the certificate is the service's.
+    Reached,
+    /// Why not.
+    Failed(String),
 }
 
 /// Fourth line, from the node.
@@ -157,7 +169,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn status() -> Status {
-        Status { node_id: "n".to_owned(), findings: Vec::new() }
+        let finding = |reach| Finding { label: "l".to_owned(), address: None, port: 443, source_port: None, reach };
+        let findings = [Reach::Untried, Reach::Reached, Reach::Failed("why".to_owned())].map(finding).to_vec();
+        Status { node_id: "n".to_owned(), findings }
     }
 
     fn talk(node_key: &'static [u8], service_key: &[u8], ask_port: u16) -> (io::Result<()>, io::Result<Status>) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use moat_agent::config::{AgentConfig, Destination, Mode};
-use moat_agent::handshake::{self, Finding, Status};
+use moat_agent::handshake::{self, Finding, Reach, Status};
 use moat_arm::{ResourceId, Snapshot, document};
 use moat_control::schedule::cluster::{NodeVerdict, Observed};
 use moat_host::{NsName, SocketSpec};
@@ -357,7 +357,7 @@ impl Asker {
         let status = if simplified { reported.or(status) } else { status };
         let findings = status.map(|s| s.findings).unwrap_or_default();
         for finding in &findings {
-            if let Some(Some(why)) = &finding.failure {
+            if let Reach::Failed(why) = &finding.reach {
                 return self.explain(target, finding, why, mark, snapshot);
             }
         }
@@ -367,7 +367,7 @@ impl Asker {
         if findings.is_empty() && simplified {
             return self.explain_silence(target, mark, snapshot);
         }
-        if findings.iter().all(|f| f.failure == Some(None)) && !findings.is_empty() {
+        if findings.iter().all(|f| f.reach == Reach::Reached) && !findings.is_empty() {
             return Outcome::Good;
         }
         Outcome::TooEarly
