@@ -288,7 +288,7 @@ fn trace(server: &Arc<Server>, shared: &Shared, params: &Value) -> Result<Value,
     let protocol = Protocol::parse(params["protocol"].as_str().unwrap_or("Tcp"))
         .ok_or_else(|| ControlError::new("bad-request", "`protocol` is Tcp, Udp, Icmp, Esp or Ah"))?;
     let look = ends::Look { server, snapshot: &snapshot, net: &realised.net };
-    let (from, source, destination) = look.both(text(params, "from")?, text(params, "to")?)?;
+    let (from, source, destination, port) = look.both(text(params, "from")?, text(params, "to")?, port)?;
     let (source_port, destination_port) = if protocol.has_ports() { (SOURCE_PORT, port) } else { (0, 0) };
     let packet = Packet { source, destination, protocol, source_port, destination_port };
     let trace = moat_net::trace::trace(&realised.net, from, packet);

@@ -33,8 +33,9 @@ enum End {
 }
 
 impl Look<'_> {
-    /// Start of the walk, source and destination address.
-    pub fn both(&self, from: &str, to: &str) -> Result<(From, IpAddr, IpAddr), ControlError> {
+    /// Start of the walk, source, destination and destination port. The port changes where the target
+    /// is an interface that the outside reaches through a balancer's NAT rule for it.
+    pub fn both(&self, from: &str, to: &str, port: u16) -> Result<(From, IpAddr, IpAddr, u16), ControlError> {
         let start = self.end(from)?;
         let target = match to.eq_ignore_ascii_case("internet") {
             true => End::Address(IpAddr::V4(INTERNET_HOST_ADDRESS)),
@@ -42,11 +43,27 @@ impl Look<'_> {
         };
         Ok(match (start, target) {
             (End::Nic(nic, source), End::Nic(_, destination) | End::Address(destination)) => {
-                (From::Nic(nic), source, destination)
+                (From::Nic(nic), source, destination, port)
             }
-            // An interface named as the target of outside traffic: after translation, as it meets the rules.
-            (End::Address(source), End::Nic(nic, destination)) => (From::InternetTo(nic), source, destination),
-            (End::Address(source), End::Address(destination)) => (From::Internet, source, destination),
+            (End::Address(source), End::Nic(nic, destination)) => match self.front_end(nic, port) {
+                Some((address, front)) => (From::Internet, source, address, front),
+                // Named by its own address: after translation, as it meets the rules.
+                None => (From::InternetTo(nic), source, destination, port),
+            },
+            (End::Address(source), End::Address(destination)) => (From::Internet, source, destination, port),
+        })
+    }
+
+    /// The public address and port that a NAT rule leads to `port` of an interface.
+    fn front_end(&self, nic: NicIx, port: u16) -> Option<(IpAddr, u16)> {
+        self.net.load_balancers.iter().find_map(|balancer| {
+            let rule = balancer
+                .nat_rules
+                .iter()
+                .find(|r| r.backend_port == port && r.backend.is_some_and(|(n, _)| n == nic))?;
+            let frontend = balancer.frontends.get(usize::try_from(rule.frontend).ok()?)?;
+            let address = self.net.public_ips.get(frontend.public_ip?.at())?.address?;
+            Some((address, rule.frontend_port))
         })
     }
 
