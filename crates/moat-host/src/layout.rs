@@ -46,6 +46,9 @@ pub struct HostPlan {
     pub places: BTreeMap<String, NsName>,
     /// What the numbers in log prefixes mean.
     pub rule_ids: BTreeMap<u32, RuleRef>,
+    /// Sources by which services know a subnet that has a service endpoint: to its document id.
+    #[serde(default)]
+    pub service_identities: BTreeMap<Ipv4Addr, String>,
     /// VNets that are not realised, and why.
     pub refused: Vec<Refusal>,
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
-use moat_net::address::{NON_PUBLIC_V4, ip_config};
-use moat_net::ir::{Backend, LoadBalancer, NicIx, Protocol, PublicIpIx, Sku, VnetIx};
+use ipnet::{IpNet, Ipv4Net};
+use moat_net::address::{NON_PUBLIC_V4, ip_config, service_tag};
+use moat_net::ir::{Backend, LoadBalancer, Net, NicIx, Protocol, PublicIpIx, Sku, SubnetIx, VnetIx};
 use moat_net::layers::egress;
+use moat_net::routes;
+use moat_net::set::IpSet;
 use moat_net::trace::Translation;
 
 use super::Planner;
@@ -46,11 +48,28 @@ struct Translations {
     public: BTreeSet<Ipv4Addr>,
     /// Chains of the front ends.
     chains: BTreeMap<String, Chain>,
+    /// Service endpoints: who, to which addresses, and as whom the service sees it.
+    services: Vec<ServicePath>,
+}
+
+/// The way from a subnet to services it has an endpoint for.
+struct ServicePath {
+    subnet: Ipv4Net,
+    services: Vec<(u32, u32)>,
+    identity: Ipv4Addr,
+}
+
+/// The source a service sees from a subnet with a service endpoint. Azure shows the private
+/// address and tells the service the subnet beside it (7.2); here an address per subnet does, from
+/// the upper half of the benchmarking block 198.18.0.0/15.
+fn service_identity(subnet: SubnetIx) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(198, 19, 0, 0).to_bits() | ((subnet.0 + 1) & 0xffff))
 }
 
 impl Planner<'_> {
     pub(super) fn edge(&mut self, vnet: VnetIx, backbone: &mut NsPlan) {
-        let id = &self.net.vnet(vnet).id;
+        let net = self.net;
+        let id = &net.vnet(vnet).id;
         let ns = names::edge_ns(id);
         let mut plan = NsPlan { sysctls: super::router_sysctls(), ..NsPlan::default() };
         let router = self.veth_end(&names::router_ns(id), super::router::EDGE);
@@ -67,7 +86,15 @@ impl Planner<'_> {
         for (prefix, hop) in routes {
             plan.routes.insert(Route { table: TABLE_MAIN, prefix, metric: 0, hop });
         }
-        let translations = self.translations(vnet);
+        let mut translations = self.translations(vnet);
+        for subnet in self.subnets(vnet).collect::<Vec<_>>() {
+            let paths = service_paths(net, subnet);
+            if let Some(path) = paths.first() {
+                translations.public.insert(path.identity);
+                self.plan.service_identities.insert(path.identity, net.subnet(subnet).id.clone());
+            }
+            translations.services.extend(paths);
+        }
         for address in &translations.public {
             let hop = Hop::Via(VIA_EDGE, link.clone());
             // In table local, where the backbone's own service prefixes are: the longer one wins.
@@ -205,6 +232,22 @@ impl Planner<'_> {
     }
 }
 
+/// What a subnet reaches by its service endpoints.
+fn service_paths(net: &Net, subnet: SubnetIx) -> Vec<ServicePath> {
+    let here = net.subnet(subnet);
+    let tags = here.service_endpoints.iter().filter_map(|s| routes::endpoint_tag(s));
+    let all: IpSet = tags.flat_map(|t| service_tag(net, t).unwrap_or_default()).collect();
+    if all.v4.is_empty() {
+        return Vec::new();
+    }
+    let own = here.prefixes.iter().filter_map(|p| match p {
+        IpNet::V4(p) => Some(p.trunc()),
+        IpNet::V6(_) => None,
+    });
+    let identity = service_identity(subnet);
+    own.map(|subnet| ServicePath { subnet, services: all.v4.ranges().to_vec(), identity }).collect()
+}
+
 /// The table of an edge.
 fn table(t: Translations) -> Table {
     use Expression::{DnatMap, Established, HasPorts, InSet, SnatMap, Translated, VerdictMap};
@@ -213,6 +256,15 @@ fn table(t: Translations) -> Table {
     let private: Vec<(u32, u32)> =
         NON_PUBLIC_V4.iter().map(|p| (p.network().to_bits(), p.broadcast().to_bits())).collect();
     let private = address_set(&mut table, &private);
+    let by_endpoint: Vec<(Vec<Expression>, Ipv4Addr)> = t
+        .services
+        .iter()
+        .map(|path| {
+            let set = address_set(&mut table, &path.services);
+            let from = Expression::AddressIn { field: Field::Source, net: path.subnet, not: false };
+            (vec![from, InSet { fields: vec![Field::Destination], set, not: false }], path.identity)
+        })
+        .collect();
     let address = |a: &Ipv4Addr| KeyPart::Address(*a);
     let mut put = |name: &str, key: Vec<KeyKind>, data: Option<DataKind>, elements: BTreeSet<Element>| {
         table.sets.insert(name.to_owned(), Set { header: SetHeader { key, interval: false, data }, elements });
@@ -255,12 +307,16 @@ fn table(t: Translations) -> Table {
     );
     table.chains.extend(t.chains);
     let in_set = |set: &str| InSet { fields: vec![Field::Source], set: set.into(), not: false };
-    let leave = vec![
+    let with_endpoint = by_endpoint.iter().map(|(when, _)| {
+        rule(when.iter().cloned().chain([verdict(Verdict::Return)]))
+    });
+    let mut leave: Vec<Rule> = with_endpoint.collect();
+    leave.extend([
         rule([HasPorts, in_set("out_ported"), verdict(Verdict::Return)]),
         drop_for(vec![HasPorts], Reason::NoOutbound),
         rule([in_set("out_other"), verdict(Verdict::Return)]),
         drop_for(vec![], Reason::NoOutbound),
-    ];
+    ]);
     let pre = vec![
         rule([
             HasPorts,
@@ -289,10 +345,14 @@ fn table(t: Translations) -> Table {
             verdict(Verdict::Accept),
         ]),
     ];
-    let post = vec![
+    let mut post: Vec<Rule> = by_endpoint
+        .into_iter()
+        .map(|(when, identity)| rule(when.into_iter().chain([Expression::Snat { address: identity }])))
+        .collect();
+    post.extend([
         rule([HasPorts, SnatMap { field: Field::Source, map: "snat_ported".into() }]),
         rule([SnatMap { field: Field::Source, map: "snat_other".into() }]),
-    ];
+    ]);
     for (name, chain) in [
         ("leave", Chain { base: None, rules: leave }),
         ("arriving", base(ChainKind::Nat, Hook::Prerouting, DSTNAT, false, pre)),

@@ -302,8 +302,9 @@ impl Planner<'_> {
             })
     }
 
-    fn subnets(&self, vnet: VnetIx) -> impl Iterator<Item = SubnetIx> + '_ {
-        let all = self.net.subnets.iter().zip(0u32..);
+    pub(super) fn subnets(&self, vnet: VnetIx) -> impl Iterator<Item = SubnetIx> + '_ {
+        let net = self.net;
+        let all = net.subnets.iter().zip(0u32..);
         all.filter(move |(s, _)| s.vnet == vnet).map(|(_, i)| SubnetIx(i))
     }
 

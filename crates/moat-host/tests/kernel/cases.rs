@@ -24,6 +24,8 @@ pub const ALL: &[(&str, fn())] = &[
     ("public_ip_translates_both_ways_and_hairpins", public_ip),
     ("a_default_route_elsewhere_breaks_the_way_back", return_route),
     ("ways_out_in_order_of_precedence", egress),
+    ("a_service_endpoint_beats_user_routes_and_needs_no_way_out", service_endpoint),
+    ("every_accept_and_drop_is_told_with_its_rule", told),
     ("balancer_spreads_and_nat_rules_reach_one_nic", balancer),
     ("standard_addresses_are_closed_without_an_nsg", closed),
     ("nobody_sends_from_an_address_not_his", spoof),
@@ -358,6 +360,84 @@ fn egress() {
     let out = bed.send("inet", Protocol::Tcp, "20.0.0.20", 80, "b", 80);
     assert!(!out.allowed(), "nothing comes in by it");
     assert_as_planned(&bed);
+}
+
+fn service_endpoint() {
+    let (mut b, [s1, _], _) = small();
+    b.tag("Storage", &["20.60.0.0/16"]);
+    let t = b.route_table("t", &[("0.0.0.0/0", NextHop::None)]);
+    b.subnet_mut(s1).route_table = Some(t);
+    b.subnet_mut(s1).default_outbound = false;
+    let mut bed = Bed::new(&b.net);
+    let out = bed.send("a", Protocol::Tcp, "20.60.0.9", 443, "bb", 443);
+    assert!(!out.allowed(), "{out:?}");
+    b.subnet_mut(s1).service_endpoints = vec!["Microsoft.Storage".into()];
+    bed.change(&b.net);
+    let out = bed.send("a", Protocol::Tcp, "20.60.0.9", 443, "bb", 443);
+    assert!(out.allowed(), "{out:?}");
+    let (_, source) = out.arrived.unwrap();
+    assert_eq!(bed.bed.plan.service_identities[&source], "/vnets/v1/subnets/s1");
+    let out = bed.send("a", Protocol::Tcp, "20.61.0.9", 443, "bb", 443);
+    assert!(!out.allowed(), "only that service: {out:?}");
+    assert_as_planned(&bed);
+}
+
+fn told() {
+    let (mut b, [s1, s2], [a, ..]) = small();
+    let near = b.nsg("near", &["100 out allow udp * * 53"]);
+    let far = b.nsg("far", &["100 in allow udp * * 53", "110 in deny * * * *"]);
+    let nic = b.nsg("nic", &[]);
+    b.subnet_mut(s1).nsg = Some(near);
+    b.net.nics[a.at()].nsg = Some(nic);
+    b.subnet_mut(s2).nsg = Some(far);
+    let mut bed = Bed::new(&b.net);
+    let (from, to) = (bed.place("a"), SocketAddrV4::new(bed.address("c"), 53));
+    let source = SocketAddrV4::new(bed.address("a"), 40_001);
+    let send = |bed: &Bed, to: SocketAddrV4| {
+        let spec = moat_host::SocketSpec::Udp { address: source };
+        let socket = std::net::UdpSocket::from(bed.bed.applier.socket_in(&from, &spec).unwrap());
+        socket.send_to(b"x", to).unwrap();
+    };
+    // Waits for `count` lines about the packet, in the order the lists were asked.
+    let lines = |bed: &mut Bed, count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut all = Vec::new();
+        while all.len() < count && Instant::now() < deadline {
+            all.extend(bed.bed.take_logged());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let ids = &bed.bed.plan.rule_ids;
+        all.iter()
+            .map(|(_, l)| {
+                assert_eq!((l.protocol, l.source), (17, source));
+                let (accepted, id) = l.rule().unwrap();
+                let r = &ids[&id];
+                format!("{}/{} {:?} {}", r.nsg, r.rule, r.level, if accepted { "accept" } else { "drop" })
+            })
+            .collect::<Vec<_>>()
+    };
+    send(&bed, to);
+    assert_eq!(
+        lines(&mut bed, 3),
+        [
+            "/nsgs/nic/AllowVnetOutBound Nic accept",
+            "/nsgs/near/r100out Subnet accept",
+            "/nsgs/far/r100in Subnet accept"
+        ]
+    );
+    send(&bed, SocketAddrV4::new(*to.ip(), 54));
+    assert_eq!(
+        lines(&mut bed, 3),
+        [
+            "/nsgs/nic/AllowVnetOutBound Nic accept",
+            "/nsgs/near/AllowVnetOutBound Subnet accept",
+            "/nsgs/far/r110in Subnet drop"
+        ]
+    );
+    bed.fabric.log_accepts = false;
+    bed.change(&b.net);
+    send(&bed, SocketAddrV4::new(*to.ip(), 55));
+    assert_eq!(lines(&mut bed, 1), ["/nsgs/far/r110in Subnet drop"]);
 }
 
 fn balancer() {
