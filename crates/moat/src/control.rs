@@ -17,12 +17,12 @@ pub(crate) struct Control {
 impl Control {
     /// To a running environment.
     pub(crate) fn connect(environment: &Environment) -> Result<Self, Failure> {
-        environment.running()?;
-        let stream = environment.connect_control().map_err(|error| {
-            Failure::new(
+        let stream = environment.connect_control().map_err(|error| match environment.running() {
+            Err(not_running) => not_running,
+            Ok(_) => Failure::new(
                 format!("environment `{}` runs but does not answer: {error}", environment.name),
                 format!("see `{}`", environment.log_path().display()),
-            )
+            ),
         })?;
         Ok(Control { lines: BufReader::new(stream) })
     }

@@ -160,6 +160,11 @@ impl Environment {
         let running: Option<Running> = read_json(&self.dir.join("world.json"));
         match running {
             Some(running) if start_ticks(running.init) == Some(running.started) => Ok(running),
+            // Its processes are out of sight for a program that runs in it.
+            Some(_) if self.is_locked() => Err(Failure::new(
+                format!("environment `{}` cannot be entered from here", self.name),
+                "run `moat exec` outside of `moat exec`, or wait until the environment has started or ended",
+            )),
             _ => Err(Failure::new(
                 format!("environment `{}` is not running", self.name),
                 format!("start it with `moat up -e {} --detach`", self.name),

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use moat_host::world::{Failure, NETNS_DIR, ServerSeat};
 use moat_host::Applier;
+use moat_host::world::{Failure, NETNS_DIR, ServerSeat};
 use moat_model::Edition;
 use moat_server::ServeConfig;
 

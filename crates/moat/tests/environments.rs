@@ -111,6 +111,23 @@ fn a_full_or_read_only_disk_is_said_so() {
 }
 
 #[test]
+fn a_kernel_that_refuses_user_namespaces_is_said_so() {
+    let user = User::new(None);
+    // The limit counts for the namespaces below the one it is set in.
+    let inside = |command: &str| {
+        let script = format!("echo 0 > /proc/sys/user/max_user_namespaces && exec {} {command}", user.moat.display());
+        let args = ["--user", "--map-root-user", "bash", "-c", &script];
+        common::Ran::of(user.command("unshare").args(args).output().unwrap(), &[command])
+    };
+    inside("up --detach").failed_saying(&["refused a user namespace", "max_user_namespaces"]);
+    let report = inside("doctor -o json").exited(1).json();
+    assert_eq!(report["ready"], false);
+    assert_eq!(report["findings"][0]["name"], "user namespace");
+    assert_eq!(report["findings"][0]["ok"], false);
+    assert_eq!(listing(&user.state().join("default/data")), Vec::<String>::new());
+}
+
+#[test]
 fn bad_names_are_refused() {
     let user = User::new(None);
     for name in ["../x", "A", "a b", ""] {

@@ -31,6 +31,27 @@ fn a_program_is_the_same_user_in_the_same_folder_without_rights() {
 }
 
 #[test]
+fn commands_to_the_server_work_from_inside_but_not_another_exec() {
+    each_user(|user| {
+        user.up(&[]);
+        let moat = format!("MOAT_HOME={} {}", user.state().display(), user.moat.display());
+        user.exec(&format!("{moat} cluster list -o json")).succeeded();
+        user.exec(&format!("{moat} exec -- true")).failed_saying(&["from here", "outside"]);
+    });
+}
+
+#[test]
+fn azure_answers_under_its_own_name() {
+    each_user(|user| {
+        user.up(&[]);
+        let url = "https://management.azure.com/subscriptions?api-version=2022-12-01";
+        let script = format!("curl --silent --show-error --output /dev/null --write-out '%{{http_code}}' '{url}'");
+        let ran = user.exec(&script).succeeded();
+        assert_eq!(ran.out, "401", "TLS by the bundle, and no token");
+    });
+}
+
+#[test]
 fn codes_and_signals_pass_through() {
     each_user(|user| {
         user.up(&[]);

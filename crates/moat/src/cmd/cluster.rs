@@ -54,18 +54,45 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         ui::out_json(&answer);
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = answer.as_array().cloned().unwrap_or_else(|| match answer.get("clusters").and_then(Value::as_array) {
-        Some(rows) => rows.clone(),
-        None => vec![answer.clone()],
-    });
-    for row in rows {
-        let fields: Vec<String> = row
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| format!("{name}={}", super::status::plain(value)))
-            .collect();
-        ui::out(fields.join("  "));
+    match answer.as_array() {
+        Some(clusters) => clusters.iter().for_each(print),
+        None => ui::out(format_args!(
+            "cluster `{}` will have {} nodes",
+            plain_at(&answer, "cluster"),
+            plain_at(&answer, "nodes")
+        )),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn plain_at(value: &Value, name: &str) -> String {
+    value.get(name).map_or_else(|| "-".to_owned(), super::status::plain)
+}
+
+/// A cluster, its errors and its nodes.
+fn print(cluster: &Value) {
+    let list = |name: &str| cluster.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let nodes = list("nodes");
+    ui::out(format_args!(
+        "{}  {}  {}  {} of {} nodes",
+        plain_at(cluster, "name"),
+        plain_at(cluster, "provisioningState"),
+        plain_at(cluster, "allocationState"),
+        nodes.len(),
+        plain_at(cluster, "target"),
+    ));
+    for node in &nodes {
+        let reason = node.get("reason").and_then(Value::as_str).map(|why| format!("  {why}")).unwrap_or_default();
+        ui::out(format_args!(
+            "  {}  {:<12} {:<15} {}{reason}",
+            plain_at(node, "name"),
+            plain_at(node, "state"),
+            plain_at(node, "privateIpAddress"),
+            plain_at(node, "publicIpAddress"),
+        ));
+    }
+    for error in list("errors") {
+        let message = error.pointer("/error/message").or_else(|| error.get("message")).unwrap_or(&error);
+        ui::out(format_args!("  error: {}", super::status::plain(message)));
+    }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use moat_host::world::Failure;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Format, Which};
 use crate::control::Control;
@@ -36,22 +36,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 ui::out(row); // one line each, so that a stream can be read
                 continue;
             }
-            let field = |name: &str| row.get(name).map_or_else(|| "-".to_owned(), super::status::plain);
-            ui::out(format_args!(
-                "{} {:<6} {:<5} {}:{} -> {}:{}  {}",
-                field("time"),
-                field("action"),
-                field("protocol"),
-                field("source"),
-                field("sourcePort"),
-                field("destination"),
-                field("destinationPort"),
-                field("rule"),
-            ));
+            print(row);
         }
         if !arguments.follow {
             break;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(row: &Value) {
+    let field = |name: &str| row.get(name).map_or_else(|| "-".to_owned(), super::status::plain);
+    if row.get("lost").is_some() {
+        ui::out(format_args!("({} flows came faster than they could be shown)", field("lost")));
+        return;
+    }
+    let end = |address: &str, port: &str| match row.get(port).and_then(Value::as_u64) {
+        Some(number) if number > 0 => format!("{}:{number}", field(address)),
+        _ => field(address),
+    };
+    ui::out(format_args!(
+        "{} {:<5} {:<4} {} -> {}  {} ({} {})",
+        field("time"),
+        field("action"),
+        field("protocol"),
+        end("source", "sourcePort"),
+        end("destination", "destinationPort"),
+        field("rule"),
+        field("level"),
+        field("direction"),
+    ));
 }

@@ -51,8 +51,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     ui::out(format_args!("  url      {}", running.url));
     ui::out(format_args!("  edition  {}", running.edition));
     ui::out(format_args!("  log      {}", environment.log_path().display()));
-    for (name, value) in server.as_object().into_iter().flatten() {
-        ui::out(format_args!("  {name:<8} {}", plain(value)));
+    for (label, name) in [("tenant", "tenant"), ("subscr.", "subscription"), ("client", "clientId")] {
+        ui::out(format_args!("  {label:<8} {}", server.get(name).map_or_else(|| "-".to_owned(), plain)));
+    }
+    let number = |name: &str| server.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let network = match number("applied") >= number("seq") {
+        true => "as written".to_owned(),
+        false => format!("behind: made real up to {} of {}", number("applied"), number("seq")),
+    };
+    ui::out(format_args!("  network  {network}"));
+    for (kind, count) in server.get("documents").and_then(Value::as_object).into_iter().flatten() {
+        ui::out(format_args!("  {:>6}   {kind}", plain(count)));
     }
     Ok(ExitCode::SUCCESS)
 }

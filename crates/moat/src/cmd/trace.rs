@@ -63,18 +63,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ui::out_json(&answer);
         return Ok(ExitCode::SUCCESS);
     }
-    for (name, value) in answer.as_object().into_iter().flatten() {
-        match value {
-            Value::Array(hops) => {
-                ui::out(format_args!("{name}:"));
-                for hop in hops {
-                    ui::out(format_args!("  {}", super::status::plain(hop)));
-                }
-            }
-            other => ui::out(format_args!("{name}: {}", super::status::plain(other))),
-        }
-    }
+    print(&answer);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The verdict first, then why, then each hop.
+fn print(answer: &Value) {
+    let field = |name: &str| answer.get(name).map_or_else(|| "-".to_owned(), super::status::plain);
+    ui::out(format_args!("{}: {} ({})", field("packet"), field("verdict"), field("stage")));
+    ui::out(format_args!("  decided by  {}", field("decidedBy")));
+    let ip = answer.get("nextHopIp").and_then(Value::as_str).map(|ip| format!(" {ip}")).unwrap_or_default();
+    ui::out(format_args!("  route       {} -> {}{ip}", field("route"), field("nextHop")));
+    for (index, hop) in answer.get("hops").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        ui::out(format_args!("  {:>2}. {}", index + 1, super::status::plain(hop)));
+    }
 }
 
 /// One answer a line, in the order of the cases. Worlds without tags of their own use those of 2021.
