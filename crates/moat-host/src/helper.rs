@@ -253,3 +253,80 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), 
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+    use crate::client::{HostClient, HostError};
+
+    /// Remembers what it was asked, and hands out the read end of a pipe with a word in it.
+    struct Fake(std::sync::mpsc::Sender<usize>);
+
+    impl Hands for Fake {
+        fn apply(&mut self, steps: &[Step]) -> Result<(), String> {
+            self.0.send(steps.len()).map_err(|error| error.to_string())
+        }
+        fn socket(&mut self, ns: &NsName, _: &SocketSpec) -> Result<OwnedFd, String> {
+            let (read, write) = nix::unistd::pipe().map_err(|error| error.to_string())?;
+            File::from(write).write_all(ns.as_str().as_bytes()).map_err(|error| error.to_string())?;
+            Ok(read)
+        }
+        fn nflog(&mut self, _: &NsName, group: u16) -> Result<OwnedFd, String> {
+            Err(format!("group {group} is taken"))
+        }
+        fn observe(&mut self) -> Result<Observed, String> {
+            Ok(Observed::default())
+        }
+        fn reset(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    fn check_helper(test: impl FnOnce(&HostClient, &std::sync::mpsc::Receiver<usize>)) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (asked_out, asked) = std::sync::mpsc::channel();
+        let helper = std::thread::spawn(move || run(far, Fake(asked_out), |_| 0, AgentPlace::default()));
+        let client = HostClient::new(near);
+        test(&client, &asked);
+        drop(client);
+        assert_eq!(helper.join().unwrap(), 0, "it ends with its server");
+    }
+
+    #[test]
+    fn requests_are_carried_out_and_refusals_come_back_in_words() {
+        check_helper(|client, asked| {
+            let step = |ns: &str| Step::DeleteNs { ns: ns.into() };
+            client.apply(vec![step("a"), step("b")]).unwrap();
+            assert_eq!(asked.try_recv(), Ok(2));
+            let spec = SocketSpec::Tcp { bind: None };
+            let mut text = String::new();
+            File::from(client.socket(&"r-1".into(), spec).unwrap()).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "r-1");
+            assert_eq!(
+                client.nflog(&"r-1".into(), 7).unwrap_err().to_string(),
+                "the helper could not: group 7 is taken"
+            );
+            assert_eq!(client.observe().unwrap(), Observed::default());
+            client.reset().unwrap();
+            client.kill("nobody").unwrap();
+            assert_eq!(client.exited().unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn names_that_are_paths_never_reach_the_hands() {
+        check_helper(|client, asked| {
+            for bad in ["../etc", "a/b", ""] {
+                let ns = NsName::from(bad);
+                let steps = vec![Step::DeleteNs { ns: "fine".into() }, Step::DeleteNs { ns: ns.clone() }];
+                assert!(matches!(client.apply(steps), Err(HostError::Refused { .. })), "{bad}");
+                assert!(asked.try_recv().is_err(), "not even the first step");
+                assert!(matches!(client.spawn(&ns, "id", String::new(), None), Err(HostError::Refused { .. })));
+                assert!(matches!(client.spawn(&"bb".into(), bad, String::new(), None), Err(HostError::Refused { .. })));
+            }
+        });
+    }
+}
