@@ -270,13 +270,7 @@ impl Batches<'_> {
 }
 
 /// Build, flip and removal of one table.
-fn table_steps(
-    ns: &NsName,
-    old: Option<&Table>,
-    new: Option<&Table>,
-    steps: &mut Vec<Step>,
-    removals: &mut Vec<Step>,
-) {
+fn table_steps(ns: &NsName, old: Option<&Table>, new: Option<&Table>, steps: &mut Vec<Step>, removals: &mut Vec<Step>) {
     if old == new {
         return;
     }

@@ -143,7 +143,9 @@ pub fn rule(rule: &Rule) -> String {
 fn asks_port(e: &Expression) -> bool {
     match e {
         Expression::PortIn { .. } => true,
-        Expression::InSet { fields, .. } => fields.iter().any(|f| matches!(f, Field::SourcePort | Field::DestinationPort)),
+        Expression::InSet { fields, .. } => {
+            fields.iter().any(|f| matches!(f, Field::SourcePort | Field::DestinationPort))
+        }
         _ => false,
     }
 }

@@ -304,12 +304,13 @@ pub enum Expression {
 impl Table {
     /// Chains and sets a rule or element of this table points at.
     pub fn chain_targets(&self) -> BTreeSet<&str> {
-        let from_rules = self.chains.values().flat_map(|c| c.rules.iter()).flat_map(|r| r.expressions.iter()).filter_map(
-            |e| match e {
-                Expression::Verdict(Verdict::Jump(c) | Verdict::Goto(c)) => Some(c.as_str()),
-                _ => None,
-            },
-        );
+        let from_rules =
+            self.chains.values().flat_map(|c| c.rules.iter()).flat_map(|r| r.expressions.iter()).filter_map(
+                |e| match e {
+                    Expression::Verdict(Verdict::Jump(c) | Verdict::Goto(c)) => Some(c.as_str()),
+                    _ => None,
+                },
+            );
         let from_maps = self.sets.values().flat_map(|s| s.elements.iter()).filter_map(|e| match &e.value {
             Some(DataValue::Verdict(Verdict::Jump(c) | Verdict::Goto(c))) => Some(c.as_str()),
             _ => None,

@@ -358,9 +358,7 @@ struct Flight {
 impl Flight {
     fn start(applier: &Applier, probe: &Probe) -> Result<Self, ApplyError> {
         let raw_fd = |fd: &OwnedFd| std::os::fd::AsRawFd::as_raw_fd(fd);
-        let own = applier.run_in(&probe.from, || {
-            Ok(std::net::UdpSocket::bind((*probe.source.ip(), 0)).is_ok())
-        })?;
+        let own = applier.run_in(&probe.from, || Ok(std::net::UdpSocket::bind((*probe.source.ip(), 0)).is_ok()))?;
         let to = SockaddrIn::from(probe.destination);
         let identifier = probe.source.port();
         let raw = !probe.protocol.has_ports() || (probe.protocol == Protocol::Udp && !own);

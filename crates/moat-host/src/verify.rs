@@ -85,12 +85,7 @@ impl Check<'_> {
         }
     }
 
-    fn maps<T: PartialEq + Debug>(
-        &mut self,
-        what: &str,
-        planned: &BTreeMap<String, T>,
-        seen: &BTreeMap<String, T>,
-    ) {
+    fn maps<T: PartialEq + Debug>(&mut self, what: &str, planned: &BTreeMap<String, T>, seen: &BTreeMap<String, T>) {
         let names: BTreeSet<&String> = planned.keys().chain(seen.keys()).collect();
         for name in names {
             let (p, s) = (planned.get(name), seen.get(name));

@@ -147,8 +147,7 @@ impl Applier {
             Step::CreateNs { ns, sysctls } => {
                 let path = self.ns_path(ns);
                 let fd = netns::create(&path, sysctls).map_err(io_error("creating namespace", ns))?;
-                self.namespaces
-                    .insert(ns.clone(), Namespace { fd, route: None, nft: None, links: BTreeMap::new() });
+                self.namespaces.insert(ns.clone(), Namespace { fd, route: None, nft: None, links: BTreeMap::new() });
                 self.route(ns)?.request(route::link_up(1), "switch loopback on").map_err(refused(ns))
             }
             Step::DeleteNs { ns } => {
@@ -191,8 +190,7 @@ impl Applier {
         let Some(home) = veths.first().map(|v| v.a.ns.clone()) else { return Ok(()) };
         let mut requests = Vec::with_capacity(veths.len());
         for veth in &veths {
-            let peer =
-                self.namespaces.get(&veth.b.ns).ok_or_else(|| ApplyError::NoNamespace(veth.b.ns.clone()))?;
+            let peer = self.namespaces.get(&veth.b.ns).ok_or_else(|| ApplyError::NoNamespace(veth.b.ns.clone()))?;
             requests.push((route::add_veth(veth, peer.fd.as_fd()), format!("add link {}", veth.a.link)));
         }
         self.route(&home)?.request_all(requests, |_, _| false).map_err(refused(&home))?;

@@ -249,8 +249,7 @@ impl Socket {
         let mut out = Vec::new();
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
-            let n =
-                self.receive(&mut buffer, 0).map_err(|source| Error::Socket { doing: "read a dump", source })?;
+            let n = self.receive(&mut buffer, 0).map_err(|source| Error::Socket { doing: "read a dump", source })?;
             for (header, payload) in split(&buffer[..n]) {
                 if header.sequence != sequence {
                     continue;

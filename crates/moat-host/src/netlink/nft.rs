@@ -1,12 +1,12 @@
 //! `nf_tables`: transactions out of [`NftOp`]s, and dumps of what is there.
 
-use std::collections::BTreeMap;
 use super::message::{Attributes, Builder};
 use super::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, Result, Socket};
 use crate::diff::{NftOp, TABLE};
 use crate::ruleset::{
     Base, ChainKind, DataKind, DataValue, Element, Expression, Field, Hook, KeyKind, KeyPart, Rule, SetHeader, Verdict,
 };
+use std::collections::BTreeMap;
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;

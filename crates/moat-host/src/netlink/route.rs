@@ -279,7 +279,8 @@ pub fn policy_rules(socket: &mut Socket) -> Result<Vec<PolicyRule>> {
 
 /// All IPv4 addresses: link index and address.
 pub fn addresses(socket: &mut Socket) -> Result<Vec<(u32, Ipv4Net)>> {
-    let messages = socket.dump(Builder::new(libc::RTM_GETADDR, 0, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]), "list addresses")?;
+    let messages =
+        socket.dump(Builder::new(libc::RTM_GETADDR, 0, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]), "list addresses")?;
     Ok(messages
         .iter()
         .filter_map(|m| {

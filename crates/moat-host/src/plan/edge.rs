@@ -272,9 +272,8 @@ fn table(t: Translations) -> Table {
     let map = |m: &BTreeMap<Ipv4Addr, Ipv4Addr>| {
         m.iter().map(|(k, v)| Element { key: vec![address(k)], value: Some(DataValue::Address(*v)) }).collect()
     };
-    let keys = |m: &BTreeMap<Ipv4Addr, Ipv4Addr>| {
-        m.keys().map(|k| Element { key: vec![address(k)], value: None }).collect()
-    };
+    let keys =
+        |m: &BTreeMap<Ipv4Addr, Ipv4Addr>| m.keys().map(|k| Element { key: vec![address(k)], value: None }).collect();
     let jump = |chain: &String| Some(DataValue::Verdict(Verdict::Goto(chain.clone())));
     put("instance", vec![KeyKind::Address], Some(DataKind::Address), map(&t.inward));
     put("snat_ported", vec![KeyKind::Address], Some(DataKind::Address), map(&t.out_ported));
@@ -307,9 +306,8 @@ fn table(t: Translations) -> Table {
     );
     table.chains.extend(t.chains);
     let in_set = |set: &str| InSet { fields: vec![Field::Source], set: set.into(), not: false };
-    let with_endpoint = by_endpoint.iter().map(|(when, _)| {
-        rule(when.iter().cloned().chain([verdict(Verdict::Return)]))
-    });
+    let with_endpoint =
+        by_endpoint.iter().map(|(when, _)| rule(when.iter().cloned().chain([verdict(Verdict::Return)])));
     let mut leave: Vec<Rule> = with_endpoint.collect();
     leave.extend([
         rule([HasPorts, in_set("out_ported"), verdict(Verdict::Return)]),
@@ -335,15 +333,8 @@ fn table(t: Translations) -> Table {
         drop_for(vec![closed], Reason::ClosedByDefault),
         rule([link_is(Field::InLink, ROUTER), verdict(Verdict::Jump("leave".into()))]),
         rule([Translated, verdict(Verdict::Accept)]),
-        drop_for(
-            vec![InSet { fields: vec![Field::Destination], set: private, not: false }],
-            Reason::NotPublic,
-        ),
-        rule([
-            link_is(Field::InLink, ROUTER),
-            link_is(Field::OutLink, BACKBONE_LINK),
-            verdict(Verdict::Accept),
-        ]),
+        drop_for(vec![InSet { fields: vec![Field::Destination], set: private, not: false }], Reason::NotPublic),
+        rule([link_is(Field::InLink, ROUTER), link_is(Field::OutLink, BACKBONE_LINK), verdict(Verdict::Accept)]),
     ];
     let mut post: Vec<Rule> = by_endpoint
         .into_iter()

@@ -144,10 +144,9 @@ impl Planner<'_> {
             let mut inner = NsPlan { sysctls: super::node_sysctls(nic.ip_forwarding), ..NsPlan::default() };
             let eth0 = || "eth0".to_owned();
             inner.neighbours.insert(Neighbour { link: eth0(), address: gateway, mac: GATEWAY_MAC });
-            for (prefix, hop) in [
-                (Ipv4Net::from(gateway), Hop::Link(eth0())),
-                (Ipv4Net::default(), Hop::Via(gateway, eth0())),
-            ] {
+            for (prefix, hop) in
+                [(Ipv4Net::from(gateway), Hop::Link(eth0())), (Ipv4Net::default(), Hop::Via(gateway, eth0()))]
+            {
                 inner.routes.insert(Route { table: TABLE_MAIN, prefix, metric: 0, hop });
             }
             for &(address, _) in &configs {
@@ -427,8 +426,7 @@ impl Stubs {
                     value: Some(DataValue::Verdict(Verdict::Jump(stub))),
                 })
                 .collect();
-            let header =
-                SetHeader { key: vec![KeyKind::Ifname], interval: false, data: Some(DataKind::Verdict) };
+            let header = SetHeader { key: vec![KeyKind::Ifname], interval: false, data: Some(DataKind::Verdict) };
             table.sets.insert(name.to_owned(), Set { header, elements });
         }
     }

@@ -186,14 +186,7 @@ impl<'a> Lists<'a> {
     }
 
     /// Writes the list and its slot; `None` if there is nothing to ask.
-    fn slot(
-        &mut self,
-        nsg: NsgIx,
-        subnet: SubnetIx,
-        direction: Direction,
-        level: Level,
-        part: Part,
-    ) -> Option<String> {
+    fn slot(&mut self, nsg: NsgIx, subnet: SubnetIx, direction: Direction, level: Level, part: Part) -> Option<String> {
         let list = self.net.nsgs.get(nsg.at())?;
         let platform = part == Part::Platform;
         let name = content('l', &(list.id.as_str(), &self.net.subnet(subnet).id, direction, level, platform));
@@ -292,9 +285,9 @@ impl<'a> Lists<'a> {
     fn platform_destinations(&self, rule: &NsgRule) -> Vec<Ipv4Addr> {
         let strict = self.net.semantics.tag_names_case_sensitive;
         let named = |wanted: DynamicTag| {
-            rule.destinations.iter().any(
-                |m| matches!(m, AddressMatch::Tag(name) if DynamicTag::parse(name, strict) == Some(wanted)),
-            )
+            rule.destinations
+                .iter()
+                .any(|m| matches!(m, AddressMatch::Tag(name) if DynamicTag::parse(name, strict) == Some(wanted)))
         };
         let both = [(DynamicTag::AzurePlatformDns, HOST_ADDRESS), (DynamicTag::AzurePlatformImds, IMDS_ADDRESS)];
         both.into_iter().filter(|(tag, _)| named(*tag)).map(|(_, a)| a).collect()
@@ -396,10 +389,8 @@ impl Shape {
         };
         let ports = |list: &[PortRange]| list.iter().map(|r| (r.first, r.last)).collect::<PortSet>();
         let (source_ports, destination_ports) = (ports(&rule.source_ports), ports(&rule.destination_ports));
-        let empty = sources.is_empty()
-            || destinations.is_empty()
-            || source_ports.is_empty()
-            || destination_ports.is_empty();
+        let empty =
+            sources.is_empty() || destinations.is_empty() || source_ports.is_empty() || destination_ports.is_empty();
         (!empty).then_some(Self { sources, destinations, protocols, source_ports, destination_ports })
     }
 

@@ -41,11 +41,8 @@ pub fn run(table: &Table, chain: &str, packet: &Packet, log: &mut Vec<String>) -
             None => {}
             Some(Verdict::Drop) => return End::Dropped,
             Some(Verdict::Return | Verdict::Accept) => return End::Returned,
-            Some(Verdict::Jump(c)) => {
-                if run(table, &c, packet, log) == End::Dropped {
-                    return End::Dropped;
-                }
-            }
+            Some(Verdict::Jump(c)) if run(table, &c, packet, log) == End::Dropped => return End::Dropped,
+            Some(Verdict::Jump(_)) => {}
             Some(Verdict::Goto(c)) => return run(table, &c, packet, log),
         }
     }

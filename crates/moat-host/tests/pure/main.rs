@@ -92,8 +92,12 @@ fn a_changed_rule_flips_by_one_small_transaction() {
     let flips: Vec<&Vec<NftOp>> = steps
         .iter()
         .filter_map(|s| match s {
-            Step::Nft { ops, .. } if ops.iter().any(|o| matches!(o, NftOp::FlushChain(_)))
-                && ops.iter().any(|o| matches!(o, NftOp::AddRules { .. })) => Some(ops),
+            Step::Nft { ops, .. }
+                if ops.iter().any(|o| matches!(o, NftOp::FlushChain(_)))
+                    && ops.iter().any(|o| matches!(o, NftOp::AddRules { .. })) =>
+            {
+                Some(ops)
+            }
             _ => None,
         })
         .collect();
@@ -211,8 +215,16 @@ proptest! {
 /// Rules over few addresses and ports, so that many meet.
 fn rules() -> impl Strategy<Value = Vec<String>> {
     let side = prop::sample::select(vec![
-        "*", "10.1.1.4", "10.1.1.0/24", "10.1.0.0/16", "10.1.2.4", "VirtualNetwork", "Internet", "Storage",
-        "20.60.1.0/24", "20.60.0.0/15",
+        "*",
+        "10.1.1.4",
+        "10.1.1.0/24",
+        "10.1.0.0/16",
+        "10.1.2.4",
+        "VirtualNetwork",
+        "Internet",
+        "Storage",
+        "20.60.1.0/24",
+        "20.60.0.0/15",
     ]);
     let port = prop::sample::select(vec!["*", "80", "80-90", "85", "22,80", "1-65535", "443", "0-65535"]);
     let protocol = prop::sample::select(vec!["*", "tcp", "udp", "icmp"]);
@@ -231,7 +243,13 @@ fn rules() -> impl Strategy<Value = Vec<String>> {
 }
 
 fn packets() -> impl Strategy<Value = (usize, usize, usize, u16, bool)> {
-    (0usize..8, 0usize..8, 0usize..4, prop::sample::select(vec![0u16, 22, 79, 80, 85, 90, 91, 443, 65535]), any::<bool>())
+    (
+        0usize..8,
+        0usize..8,
+        0usize..4,
+        prop::sample::select(vec![0u16, 22, 79, 80, 85, 90, 91, 443, 65535]),
+        any::<bool>(),
+    )
 }
 
 proptest! {
