@@ -38,24 +38,31 @@ const ML: &str = "/resourceGroups/mlrg/providers/Microsoft.MachineLearningServic
 /// An environment with a network in one group and a workspace in another.
 struct Azure<'u> {
     user: &'u User,
-    ask: Vec<(String, String, Value)>,
 }
 
 impl<'u> Azure<'u> {
     fn up(user: &'u User, edition: &str, subnet: &str) -> Self {
         user.up(&["--edition", edition]);
-        let azure = Azure { user, ask: Vec::new() };
+        let azure = Azure { user };
         azure.all(&[
             ("PUT", "/resourcegroups/netrg", json!({"location": "westus2"})),
             ("PUT", "/resourcegroups/mlrg", json!({"location": "westus2"})),
-            ("PUT", &format!("{NET}/networkSecurityGroups/trainnsg"), json!({"location": "westus2", "properties": {"securityRules": [
-                rule("AllowBatch", 100, "Inbound", "Allow", "BatchNodeManagement", "*", "29876-29877"),
-                rule("AllowAml", 110, "Inbound", "Allow", "AzureMachineLearning", "*", "44224"),
-            ]}})),
-            ("PUT", &format!("{NET}/virtualNetworks/mynetwork"), json!({"location": "westus2", "properties": {
+            (
+                "PUT",
+                &format!("{NET}/networkSecurityGroups/trainnsg"),
+                json!({"location": "westus2", "properties": {"securityRules": [
+                    rule("AllowBatch", 100, "Inbound", "Allow", "BatchNodeManagement", "*", "29876-29877"),
+                    rule("AllowAml", 110, "Inbound", "Allow", "AzureMachineLearning", "*", "44224"),
+                ]}}),
+            ),
+            (
+                "PUT",
+                &format!("{NET}/virtualNetworks/mynetwork"),
+                json!({"location": "westus2", "properties": {
                 "addressSpace": {"addressPrefixes": ["10.0.0.0/16"]},
                 "subnets": [{"name": "default", "properties": {"addressPrefix": subnet,
-                    "networkSecurityGroup": {"id": format!("{{sub}}{NET}/networkSecurityGroups/trainnsg")}}}]}})),
+                    "networkSecurityGroup": {"id": format!("{{sub}}{NET}/networkSecurityGroups/trainnsg")}}}]}}),
+            ),
             ("PUT", ML, json!({"location": "westus2", "properties": {}})),
         ]);
         azure
@@ -71,7 +78,6 @@ impl<'u> Azure<'u> {
     }
 
     fn send(&self, requests: &[(&str, &str, Value)]) -> Vec<Value> {
-        let _ = &self.ask;
         let text = json!(requests).to_string();
         let out = self.user.moat(&["exec", "--", "/usr/bin/python3", "-c", CLIENT, &text]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -83,8 +89,11 @@ impl<'u> Azure<'u> {
             "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 8, "nodeIdleTimeBeforeScaleDown": "PT1S"},
             "subnet": {"id": format!("{{sub}}{NET}/virtualNetworks/mynetwork/subnets/default")}});
         inner.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        self.all(&[("PUT", &format!("{ML}/computes/cpucluster"),
-            json!({"location": "westus2", "properties": {"computeType": "AmlCompute", "properties": inner}}))]);
+        self.all(&[(
+            "PUT",
+            &format!("{ML}/computes/cpucluster"),
+            json!({"location": "westus2", "properties": {"computeType": "AmlCompute", "properties": inner}}),
+        )]);
     }
 
     fn scale(&self, nodes: u32) {
@@ -119,7 +128,11 @@ impl<'u> Azure<'u> {
     }
 
     fn automatic(&self) -> Vec<String> {
-        let answer = self.all(&[("GET", "/resources?$filter=resourceGroup eq 'netrg'".replace(' ', "%20").as_str(), Value::Null)]);
+        let answer = self.all(&[(
+            "GET",
+            "/resources?$filter=resourceGroup eq 'netrg'".replace(' ', "%20").as_str(),
+            Value::Null,
+        )]);
         let all = answer[0]["body"]["value"].as_array().unwrap().clone();
         all.iter().filter_map(|r| r["id"].as_str()).filter(|id| id.contains("azurebatch")).map(str::to_owned).collect()
     }
@@ -167,10 +180,10 @@ fn packets_decide_about_nodes_and_the_message_names_the_rule() {
 
         // 44224 denied above the allow: unusable, and the text names the rule (AML-NET-002, AML-LIF-014).
         let deny = format!("{NET}/networkSecurityGroups/trainnsg/securityRules/Deny44224");
-        azure.all(&[("PUT", &deny, rule("Deny44224", 90, "Inbound", "Deny", "*", "*", "44224"))]);
+        azure.all(&[("PUT", &deny, rule("Deny44224", 105, "Inbound", "Deny", "*", "*", "44224"))]);
         let broken = azure.until_states("unusable", 2);
         assert!(messages(&broken).contains("AllocationFailed"), "{broken:#}");
-        assert!(messages(&broken).contains("'Deny44224' (priority 90)"), "{broken:#}");
+        assert!(messages(&broken).contains("'Deny44224' (priority 105)"), "{broken:#}");
         assert_eq!(broken["provisioningState"], "Succeeded", "packets decide about nodes, not about the cluster");
         azure.all(&[("DELETE", &deny, Value::Null)]);
         azure.until_states("idle", 2);
@@ -196,7 +209,8 @@ fn a_short_subnet_gives_a_partial_cluster() {
     azure.cluster(json!({}));
     azure.scale(8);
     let partial = azure.until("three nodes and steady", |c| {
-        c["nodes"].as_array().unwrap().iter().filter(|n| n["state"] == "idle").count() == 3 && c["allocationState"] == "Steady"
+        c["nodes"].as_array().unwrap().iter().filter(|n| n["state"] == "idle").count() == 3
+            && c["allocationState"] == "Steady"
     });
     assert!(messages(&partial).contains("SubnetIsFull"), "{partial:#}");
 }
@@ -264,18 +278,34 @@ fn without_public_ip_a_node_needs_a_way_out() {
     let user = user();
     let azure = Azure::up(&user, "current", "10.0.0.0/24");
     azure.all(&[
-        ("PUT", &format!("{NET}/publicIPAddresses/pip"), json!({"location": "westus2", "sku": {"name": "Standard"},
-            "properties": {"publicIPAllocationMethod": "Static"}})),
-        ("PUT", &format!("{NET}/natGateways/nat"), json!({"location": "westus2", "sku": {"name": "Standard"},
-            "properties": {"publicIpAddresses": [{"id": format!("{{sub}}{NET}/publicIPAddresses/pip")}]}})),
-        ("PUT", &format!("{NET}/virtualNetworks/mynetwork/subnets/default"), json!({"properties": {"addressPrefix": "10.0.0.0/24",
+        (
+            "PUT",
+            &format!("{NET}/publicIPAddresses/pip"),
+            json!({"location": "westus2", "sku": {"name": "Standard"},
+            "properties": {"publicIPAllocationMethod": "Static"}}),
+        ),
+        (
+            "PUT",
+            &format!("{NET}/natGateways/nat"),
+            json!({"location": "westus2", "sku": {"name": "Standard"},
+            "properties": {"publicIpAddresses": [{"id": format!("{{sub}}{NET}/publicIPAddresses/pip")}]}}),
+        ),
+        (
+            "PUT",
+            &format!("{NET}/virtualNetworks/mynetwork/subnets/default"),
+            json!({"properties": {"addressPrefix": "10.0.0.0/24",
             "natGateway": {"id": format!("{{sub}}{NET}/natGateways/nat")},
-            "networkSecurityGroup": {"id": format!("{{sub}}{NET}/networkSecurityGroups/trainnsg")}}})),
+            "networkSecurityGroup": {"id": format!("{{sub}}{NET}/networkSecurityGroups/trainnsg")}}}),
+        ),
     ]);
     azure.cluster(json!({"enableNodePublicIp": false}));
     azure.scale(1);
     azure.until_states("idle", 1);
-    assert!(azure.automatic().is_empty(), "a cluster without public IP gets no network resources: {:?}", azure.automatic());
+    assert!(
+        azure.automatic().is_empty(),
+        "a cluster without public IP gets no network resources: {:?}",
+        azure.automatic()
+    );
 }
 
 #[test]
