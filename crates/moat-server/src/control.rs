@@ -149,6 +149,7 @@ fn status(server: &Server) -> Value {
         "seq": snapshot.seq(),
         "applied": applied,
         "dataPlane": server.host.has_data_plane(),
+        "refused": server.refused(),
         "documents": documents,
     })
 }

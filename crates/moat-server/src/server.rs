@@ -112,6 +112,11 @@ impl Server {
         *self.refused.write().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
+    /// [`Server::set_refused`].
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        self.refused.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Every address at which the backbone must answer for emulated services.
     pub fn service_addresses(&self) -> Vec<Ipv4Addr> {
         self.service_table().all().into_iter().collect()

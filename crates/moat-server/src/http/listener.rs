@@ -167,7 +167,7 @@ async fn request_answer(
                 },
             };
             // Neither query nor headers: both can carry secrets.
-            tracing::info!(%method, host, path, status = reply.status, request = id, "answered");
+            tracing::debug!(%method, host, path, status = reply.status, request = id, "answered");
             reply
         }
     };

@@ -258,7 +258,10 @@ async fn flows(server: &Arc<Server>, shared: &Shared, params: &Value, caller: &m
 /// A flow as `moat flows` shows it; ids are spelled as their documents spell them.
 fn row(flow: &Flow, snapshot: &Snapshot) -> Value {
     let spelled = |id: &str| {
-        ResourceId::parse(id).ok().and_then(|id| snapshot.get(&id).map(|d| d.id.to_string())).unwrap_or_else(|| id.to_owned())
+        ResourceId::parse(id)
+            .ok()
+            .and_then(|id| snapshot.get(&id).map(|d| d.id.to_string()))
+            .unwrap_or_else(|| id.to_owned())
     };
     let nsg = spelled(&flow.rule.nsg);
     let name = nsg.rsplit('/').next().unwrap_or_default();
@@ -329,24 +332,29 @@ async fn verify(shared: Shared) -> Result<Value, ControlError> {
     let checked = tokio::task::spawn_blocking(move || shared.host.verify(&plan))
         .await
         .map_err(|e| ControlError::new("internal", e.to_string()))?;
-    let differences = checked.map_err(|e| ControlError::new("not-observed", format!("the kernel could not be read: {e}")))?;
+    let differences =
+        checked.map_err(|e| ControlError::new("not-observed", format!("the kernel could not be read: {e}")))?;
     Ok(json!({ "seq": realised.seq, "equal": differences.is_empty(), "differences": differences }))
 }
 
 fn clusters(snapshot: &Snapshot) -> Value {
     let rows = snapshot.of_type(COMPUTE).map(|d| {
-        let inner = |name: &str| document::at(&d.body, &format!("properties.properties.{name}")).cloned().unwrap_or(Value::Null);
+        let inner = |name: &str| {
+            document::at(&d.body, &format!("properties.properties.{name}")).cloned().unwrap_or(Value::Null)
+        };
         let nodes: Vec<Value> = snapshot
             .below(&d.id)
             .filter(|n| n.id.resource_type().eq_ignore_ascii_case(auto::NODE_TYPE))
-            .map(|n| json!({
-                "name": n.id.name(),
-                "state": n.body["properties"]["state"],
-                "privateIpAddress": n.body["properties"]["privateIpAddress"],
-                "publicIpAddress": n.body["properties"]["publicIpAddress"],
-                "port": n.body["properties"]["port"],
-                "reason": n.body["properties"]["reason"],
-            }))
+            .map(|n| {
+                json!({
+                    "name": n.id.name(),
+                    "state": n.body["properties"]["state"],
+                    "privateIpAddress": n.body["properties"]["privateIpAddress"],
+                    "publicIpAddress": n.body["properties"]["publicIpAddress"],
+                    "port": n.body["properties"]["port"],
+                    "reason": n.body["properties"]["reason"],
+                })
+            })
             .collect();
         json!({
             "name": d.id.name(),
@@ -379,7 +387,10 @@ async fn scale(server: &Arc<Server>, params: &Value) -> Result<Value, ControlErr
         [] => return Err(ControlError::new("no-such-cluster", format!("there is no cluster `{name}`"))),
         _ => {
             let all: Vec<&str> = found.iter().map(ResourceId::as_str).collect();
-            return Err(ControlError::new("ambiguous", format!("`{name}` could be {}; say WORKSPACE/NAME", all.join(" or "))));
+            return Err(ControlError::new(
+                "ambiguous",
+                format!("`{name}` could be {}; say WORKSPACE/NAME", all.join(" or ")),
+            ));
         }
     };
     let ctx = server.context(random::uuid());

@@ -90,12 +90,16 @@ impl Look<'_> {
                 return Err(ControlError::new("ambiguous", format!("`{text}` could be {}", ids.join(" or "))));
             }
         }
-        if let Some(address) = self.public_ip(text).or_else(|| self.tag(text)).or_else(|| self.server.address_of(&text.to_lowercase())) {
+        if let Some(address) =
+            self.public_ip(text).or_else(|| self.tag(text)).or_else(|| self.server.address_of(&text.to_lowercase()))
+        {
             return Ok(End::Address(IpAddr::V4(address)));
         }
         Err(ControlError::new(
             "unknown-end",
-            format!("`{text}` is no interface, node, cluster, public IP, service tag, emulated host name, address or `internet`"),
+            format!(
+                "`{text}` is no interface, node, cluster, public IP, service tag, emulated host name, address or `internet`"
+            ),
         ))
     }
 
@@ -129,7 +133,9 @@ impl Look<'_> {
     }
 
     fn is_cluster(&self, text: &str) -> bool {
-        self.snapshot.of_type(auto::NODE_TYPE).any(|n| n.id.parent().is_some_and(|c| c.name().eq_ignore_ascii_case(text)))
+        self.snapshot
+            .of_type(auto::NODE_TYPE)
+            .any(|n| n.id.parent().is_some_and(|c| c.name().eq_ignore_ascii_case(text)))
     }
 
     fn public_ip(&self, text: &str) -> Option<Ipv4Addr> {
@@ -166,7 +172,10 @@ pub fn subnet(snapshot: &Snapshot, at: &str) -> Result<ResourceId, ControlError>
         [] => Err(ControlError::new("no-such-vnet", format!("there is no virtual network `{vnet}`"))),
         _ => {
             let all: Vec<&str> = found.iter().map(ResourceId::as_str).collect();
-            Err(ControlError::new("ambiguous", format!("`{vnet}` could be {}; give the subnet's whole id", all.join(" or "))))
+            Err(ControlError::new(
+                "ambiguous",
+                format!("`{vnet}` could be {}; give the subnet's whole id", all.join(" or ")),
+            ))
         }
     }
 }

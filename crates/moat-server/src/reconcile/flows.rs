@@ -92,7 +92,12 @@ impl FlowLog {
     /// The newest drop since `mark` that `wanted` recognises.
     pub fn drop_since(&self, mark: u64, wanted: impl Fn(&Flow) -> bool) -> Option<Flow> {
         let ring = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.flows.iter().rev().take_while(|f| f.number >= mark).find(|f| f.access == Access::Deny && wanted(f)).cloned()
+        ring.flows
+            .iter()
+            .rev()
+            .take_while(|f| f.number >= mark)
+            .find(|f| f.access == Access::Deny && wanted(f))
+            .cloned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the newest snapshot to the kernel: lower, plan, diff, apply, tell how far it got.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,8 +16,8 @@ use moat_store::Store;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::sync::watch;
 
-use crate::reconcile::hands::{Hands, HandsError};
 use crate::reconcile::flows::{Flow, FlowLog};
+use crate::reconcile::hands::{Hands, HandsError};
 
 /// Resolver and probe address of the platform (network-semantics 3.9, 11.1).
 pub const PLATFORM_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
@@ -30,6 +31,9 @@ pub const INTERNET_HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const STEPS_PER_REQUEST_MAX: usize = 256;
 /// Pause before a failed pass is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// What the names of a VNet's two namespaces begin with.
+const ROUTER: &str = "r-";
+const EDGE: &str = "e-";
 /// Accept queue of platform listeners.
 const BACKLOG: u16 = 128;
 
@@ -140,11 +144,19 @@ impl Network {
             self.host.apply(chunk)?;
         }
         self.listen(&plan, pass)?;
+        for refusal in plan.refused.iter().filter(|r| !pass.plan.refused.contains(r)) {
+            tracing::warn!(vnet = refusal.vnet(), %refusal, "a virtual network is not realised");
+        }
         let refused = plan.refused.iter().map(|r| (r.vnet().to_lowercase(), r.to_string())).collect();
         pass.plan = plan.clone();
         if n_steps > 0 {
             let ms = started.elapsed().as_millis();
-            tracing::info!(seq = snapshot.seq(), steps = n_steps, duration_ms = u64::try_from(ms).unwrap_or(u64::MAX), "network applied");
+            tracing::info!(
+                seq = snapshot.seq(),
+                steps = n_steps,
+                duration_ms = u64::try_from(ms).unwrap_or(u64::MAX),
+                "network applied"
+            );
         }
         self.realised.send_replace(Realised {
             seq: snapshot.seq(),
@@ -180,14 +192,17 @@ impl Network {
     /// Opens the platform's sockets in namespaces that do not have them yet.
     fn listen(&self, plan: &HostPlan, pass: &mut Pass) -> Result<(), HandsError> {
         let backbone = NsName::from(moat_host::layout::BACKBONE);
-        if !pass.listening.contains_key(&backbone) {
-            let any = |port| SocketSpec::TcpListen { address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port), backlog: BACKLOG };
+        if let Entry::Vacant(vacant) = pass.listening.entry(backbone.clone()) {
+            let any = |port| SocketSpec::TcpListen {
+                address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+                backlog: BACKLOG,
+            };
             let https = self.host.socket(&backbone, &any(443))?;
             let http = self.host.socket(&backbone, &any(80))?;
             self.listeners.backbone(https, http);
             let (udp, tcp) = self.dns_sockets(&backbone)?;
             self.listeners.dns(None, udp, tcp);
-            pass.listening.insert(backbone, Served { vnet: None, gone: Arc::default() });
+            vacant.insert(Served { vnet: None, gone: Arc::default() });
         }
         for (id, ns) in &plan.places {
             if !is_vnet(id) || pass.listening.contains_key(ns) {
@@ -197,11 +212,15 @@ impl Network {
             self.listeners.dns(Some(id), udp, tcp);
             let imds = SocketSpec::TcpListen { address: SocketAddrV4::new(PLATFORM_IMDS, 80), backlog: BACKLOG };
             self.listeners.imds(id, self.host.socket(ns, &imds)?);
-            let log = self.host.flow_log(ns)?;
             let served = Served { vnet: Some(id.clone()), gone: Arc::default() };
-            let reader = LogReader { log, vnet: id.clone(), flows: self.flows.clone(), rules: self.rules.clone() };
-            let gone = served.gone.clone();
-            std::thread::Builder::new().name("flow-log".to_owned()).spawn(move || reader.run(&gone))?;
+            // The router judges rules, the edge what may leave: both say what they dropped.
+            let edge = NsName(ns.as_str().replacen(ROUTER, EDGE, 1));
+            for ns in [ns, &edge].into_iter().filter(|ns| plan.namespaces.contains_key(*ns)) {
+                let log = self.host.flow_log(ns)?;
+                let reader = LogReader { log, vnet: id.clone(), flows: self.flows.clone(), rules: self.rules.clone() };
+                let gone = served.gone.clone();
+                std::thread::Builder::new().name("flow-log".to_owned()).spawn(move || reader.run(&gone))?;
+            }
             pass.listening.insert(ns.clone(), served);
         }
         Ok(())
@@ -304,7 +323,8 @@ impl LogReader {
 
 /// Whether a place is a VNet's router.
 fn is_vnet(place: &str) -> bool {
-    ResourceId::parse(place).is_ok_and(|id| id.resource_type().eq_ignore_ascii_case("Microsoft.Network/virtualNetworks"))
+    ResourceId::parse(place)
+        .is_ok_and(|id| id.resource_type().eq_ignore_ascii_case("Microsoft.Network/virtualNetworks"))
 }
 
 /// Blocks until there is a newer snapshot; `Err` when the store is gone.

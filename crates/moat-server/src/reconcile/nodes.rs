@@ -207,7 +207,11 @@ impl Nodes {
             if state.agent {
                 continue;
             }
-            self.inbox.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(target.name.clone(), state.key.clone());
+            self.inbox
+                .keys
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(target.name.clone(), state.key.clone());
             match self.spawn(target, ns, &state.key) {
                 Ok(()) => state.agent = true,
                 Err(e) => tracing::warn!(error = %e, node = target.name, "the agent of a node could not be started"),
@@ -290,7 +294,9 @@ impl Nodes {
                     state.next = Instant::now() + if good { HEARTBEAT } else { RETRY };
                     drop(known);
                     if let Some(verdict) = verdict {
-                        observed.send_if_modified(|o| o.nodes.insert(target.document.clone(), verdict.clone()) != Some(verdict));
+                        observed.send_if_modified(|o| {
+                            o.nodes.insert(target.document.clone(), verdict.clone()) != Some(verdict)
+                        });
                     }
                 }
                 drop(slot);

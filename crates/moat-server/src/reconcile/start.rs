@@ -166,7 +166,9 @@ struct Platform {
 impl Platform {
     fn keep(&self, place: &str, listening: io::Result<Listening>) {
         match listening {
-            Ok(l) => self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(place.to_owned()).or_default().push(l),
+            Ok(l) => {
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(place.to_owned()).or_default().push(l)
+            }
             Err(e) => tracing::error!(error = %e, place, "a socket of the fabric cannot be served"),
         }
     }

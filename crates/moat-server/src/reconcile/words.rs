@@ -81,7 +81,10 @@ mod tests {
 
     #[test]
     fn a_drop_names_rule_priority_group_and_level() {
-        let id = ResourceId::parse("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/trainnsg").unwrap();
+        let id = ResourceId::parse(
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/trainnsg",
+        )
+        .unwrap();
         let body = serde_json::json!({"properties": {"securityRules": [{"name": "Deny44224", "properties": {"priority": 90}}]}});
         let world = Snapshot::from_documents(1, [Stored { id: id.clone(), body, seq: 1, created_seq: 1 }]);
         let rule = RuleRef {
