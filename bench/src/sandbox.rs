@@ -26,7 +26,10 @@ pub fn enter() -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("making mounts private")?;
     // Over /run, since ip(8) looks in /run/netns and nowhere else.
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).context("mounting a tmpfs")?;
-    fs::create_dir(PINS).context("making the folder of namespaces")
+    fs::create_dir(PINS).context("making the folder of namespaces")?;
+    // As ip(8) would at its first use: done later, it would double every pin made before.
+    mount(Some(PINS), PINS, none, MsFlags::MS_BIND, none).context("mounting the folder of namespaces")?;
+    mount(none, PINS, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none).context("sharing the folder of namespaces")
 }
 
 /// Runs a program that must succeed.
