@@ -25,6 +25,7 @@ use moat_net::set::IpSet;
 use crate::layout::{
     BACKBONE, Fabric, Hop, HostPlan, Neighbour, NsName, NsPlan, Refusal, Route, TABLE_LOCAL, TABLE_MAIN, Veth,
 };
+use crate::ruleset::Table;
 use rules::RuleIds;
 
 /// Where hosts on the internet find the backbone.
@@ -78,7 +79,10 @@ impl Planner<'_> {
 
     /// The backbone and the hosts on the internet.
     fn backbone(&mut self) -> NsPlan {
-        let mut plan = NsPlan { sysctls: router_sysctls(), ..NsPlan::default() };
+        // An empty table filters nothing, but a kernel without nftables refuses it: the first pass of an
+        // environment says so, not the first VNet.
+        let nft = Some(Table::default());
+        let mut plan = NsPlan { sysctls: router_sysctls(), nft, ..NsPlan::default() };
         let mut local: BTreeSet<Ipv4Net> = self.fabric.services.iter().map(Ipv4Net::trunc).collect();
         if self.fabric.any_public {
             let private: IpSet = NON_PUBLIC_V4.iter().map(|p| IpNet::V4(*p)).collect();

@@ -180,6 +180,9 @@ pub(crate) fn serve_with(
             Some(hands) => Some(reconcile::start(&server, listeners.clone(), hands)?),
             None => None,
         };
+        if let Some(running) = &running {
+            running.network_ready().await?;
+        }
         let mut stopping = server.stopping();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;

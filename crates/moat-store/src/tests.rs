@@ -1,3 +1,5 @@
+//! Tests of the store: crashes, full disks, newer schemas, and that a reopened store is the same.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Write};

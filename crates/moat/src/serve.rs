@@ -7,7 +7,7 @@ use std::sync::Arc;
 use moat_host::Applier;
 use moat_host::world::{Failure, NETNS_DIR, ServerSeat};
 use moat_model::Edition;
-use moat_server::ServeConfig;
+use moat_server::{ServeConfig, ServeError};
 
 /// What executes plans, made in the helper.
 pub(crate) fn hands() -> Result<Applier, Failure> {
@@ -29,6 +29,13 @@ pub(crate) fn serve(
 ) -> Result<(), Failure> {
     let ServerSeat { host, state_dir, ready } = seat;
     let config = ServeConfig { env_name: name, edition, state_dir, listen, control };
-    moat_server::serve(config, Arc::new(host), move |_| ready.ready())
-        .map_err(|error| Failure::bare(crate::ui::with_causes(&error)))
+    moat_server::serve(config, Arc::new(host), move |_| ready.ready()).map_err(|error| {
+        let what = crate::ui::with_causes(&error);
+        match error {
+            ServeError::Reconcile(_) => {
+                Failure::new(what, "`moat doctor` tries every feature and says what this kernel lacks")
+            }
+            _ => Failure::bare(what),
+        }
+    })
 }

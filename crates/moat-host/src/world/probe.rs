@@ -183,7 +183,10 @@ fn network(mut applier: Applier) -> Vec<Finding> {
     let steps: Vec<(&str, Vec<Step>)> = vec![
         ("network namespace", vec![make(&a), make(&b)]),
         ("virtual link (veth)", vec![Step::CreateVeth(Veth { a: end(&a, 1), b: end(&b, 2) })]),
-        ("addresses nobody has (AnyIP)", vec![net(NetChange::AddRoute(route([192, 0, 2, 0], TABLE_LOCAL, Hop::Local)))]),
+        (
+            "addresses nobody has (AnyIP)",
+            vec![net(NetChange::AddRoute(route([192, 0, 2, 0], TABLE_LOCAL, Hop::Local)))],
+        ),
         (
             "policy routing (ip rule)",
             vec![
@@ -199,14 +202,20 @@ fn network(mut applier: Applier) -> Vec<Finding> {
         ),
         (
             "nftables: interval sets",
-            vec![nft(vec![NftOp::AddSet("tags".to_owned(), tags.clone()), NftOp::AddElements {
-                set: "tags".to_owned(),
-                header: tags,
-                elements: vec![Element {
-                    key: vec![KeyPart::AddressRange(address, Ipv4Addr::new(192, 0, 2, 9)), KeyPart::PortRange(1, 9)],
-                    value: None,
-                }],
-            }])],
+            vec![nft(vec![
+                NftOp::AddSet("tags".to_owned(), tags.clone()),
+                NftOp::AddElements {
+                    set: "tags".to_owned(),
+                    header: tags,
+                    elements: vec![Element {
+                        key: vec![
+                            KeyPart::AddressRange(address, Ipv4Addr::new(192, 0, 2, 9)),
+                            KeyPart::PortRange(1, 9),
+                        ],
+                        value: None,
+                    }],
+                },
+            ])],
         ),
         (
             "nftables: verdict maps",
@@ -238,17 +247,17 @@ fn network(mut applier: Applier) -> Vec<Finding> {
         ),
         (
             "nftables: hash for load balancing",
-            vec![nft(vec![rule("forward", vec![
-                Expression::HashSlot { of: 2, slot: 0 },
-                Expression::Verdict(Verdict::Accept),
-            ])])],
+            vec![nft(vec![rule(
+                "forward",
+                vec![Expression::HashSlot { of: 2, slot: 0 }, Expression::Verdict(Verdict::Accept)],
+            )])],
         ),
         (
             "nftables: log",
-            vec![nft(vec![rule("forward", vec![
-                Expression::Counter,
-                Expression::Log { group: LOG_GROUP, prefix: "probe".to_owned() },
-            ])])],
+            vec![nft(vec![rule(
+                "forward",
+                vec![Expression::Counter, Expression::Log { group: LOG_GROUP, prefix: "probe".to_owned() }],
+            )])],
         ),
     ];
     let mut found = Vec::new();

@@ -110,8 +110,12 @@ impl Network {
             match self.converge(&snapshot, &mut pass) {
                 Ok(()) => {}
                 Err(e) => {
-                    tracing::error!(error = %e, seq = snapshot.seq(), "the network could not be made to match");
-                    self.realised.send_modify(|r| r.trouble = Some(e.to_string()));
+                    tracing::error!(
+                        error = with_causes(&e),
+                        seq = snapshot.seq(),
+                        "the network could not be made to match"
+                    );
+                    self.realised.send_modify(|r| r.trouble = Some(with_causes(&e)));
                     // Half a step may have been done: start from nothing, as after a crash.
                     if let Err(e) = self.host.reset() {
                         tracing::error!(error = %e, "the network could not be cleared");
@@ -330,4 +334,15 @@ fn is_vnet(place: &str) -> bool {
 /// Blocks until there is a newer snapshot; `Err` when the store is gone.
 fn futures_changed(snapshots: &mut watch::Receiver<Snapshot>) -> Result<(), watch::error::RecvError> {
     tokio::runtime::Handle::current().block_on(snapshots.changed())
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -33,6 +33,9 @@ pub enum StartError {
     /// A thread.
     #[error("starting a reconciler")]
     Io(#[from] io::Error),
+    /// The kernel refused the very first network.
+    #[error("the network could not be made: {0}")]
+    Network(String),
     /// The tag file has no address for a service that nodes need.
     #[error("the service tag `{0}` has no address in this edition")]
     NoAddress(String),
@@ -43,11 +46,28 @@ pub enum StartError {
 
 /// Running loops; they end when this is dropped.
 #[derive(Debug)]
-pub struct Running(Arc<AtomicBool>);
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    realised: watch::Receiver<Realised>,
+}
+
+impl Running {
+    /// Returns once the network has been made to match for the first time; `Err` says what the
+    /// kernel refused, so that nobody is told that an environment is ready which cannot carry a packet.
+    pub async fn network_ready(&self) -> Result<(), StartError> {
+        let mut realised = self.realised.clone();
+        let reached = realised.wait_for(|r| r.trouble.is_some() || !r.plan.namespaces.is_empty()).await;
+        match reached.map(|r| r.trouble.clone()) {
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => Err(StartError::Network(why)),
+            Err(_) => Err(StartError::Network("the network loop has ended".to_owned())),
+        }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -58,6 +78,7 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
     let flows = Arc::new(FlowLog::default());
     let inbox = Arc::new(Inbox::default());
     let (realised, realised_seen) = watch::channel(Realised::default());
+    let realised_first = realised_seen.clone();
     let (observed, observed_seen) = watch::channel(Observed::default());
 
     server.hooks.set_identity_of({
@@ -112,7 +133,7 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
     runtime.spawn(follow(server.clone(), realised_seen));
     let purging = server.clone();
     runtime.spawn(async move { control::purge_lent(&purging).await });
-    Ok(Running(stop))
+    Ok(Running { stop, realised: realised_first })
 }
 
 /// Tells the server how far the kernel is, so that operations complete.
