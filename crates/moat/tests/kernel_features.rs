@@ -30,7 +30,7 @@ fn a_kernel_without_nftables_is_named() {
             let out = user.command("/usr/bin/python3").args(["-c", WITHOUT_NFTABLES, &moat]).args(args).output().unwrap();
             common::Ran::of(out, args)
         };
-        run(&["up", "--detach"]).failed_saying(&["opening netlink", "Protocol not supported", "moat doctor"]);
+        run(&["up", "--detach"]).failed_saying(&["no nftables", "Protocol not supported", "moat doctor"]);
         let doctor = run(&["doctor"]);
         assert_ne!(doctor.code, 0);
         assert!(doctor.out.contains("MISSING  nftables"), "{}", doctor.out);

@@ -124,7 +124,11 @@ impl Socket {
         let fd = unsafe {
             let raw = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
             if raw < 0 {
-                return Err(Error::Socket { doing: "open", source: io::Error::last_os_error() });
+                let doing = match protocol {
+                    libc::NETLINK_NETFILTER => "open (this kernel has no nftables)",
+                    _ => "open",
+                };
+                return Err(Error::Socket { doing, source: io::Error::last_os_error() });
             }
             OwnedFd::from_raw_fd(raw)
         };
