@@ -48,14 +48,13 @@ impl ApiError {
 
     /// 404 `ResourceNotFound`.
     pub fn not_found(id: &ResourceId) -> Self {
-        let names = id.names().join("/");
+        // Types and names take turns, as in the id.
+        let path = id.as_str().rsplit("/providers/").next().unwrap_or_default();
         Self::new(
             404,
             "ResourceNotFound",
             format!(
-                "The Resource '{}/{}' under resource group '{}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
-                id.resource_type(),
-                names,
+                "The Resource '{path}' under resource group '{}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
                 id.resource_group().unwrap_or("<null>")
             ),
         )
