@@ -2,21 +2,17 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 use crate::config::{AgentConfig, Destination, Mode};
+use crate::connect;
 use crate::dns;
 use crate::handshake::{self, Finding, Reach, Status};
 
-/// How long one connection attempt may take.
-const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1500);
-/// How long the service may take to speak after the connection stands.
-const TALK_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Pause between rounds while something is not reached.
 const ROUND_PAUSE_FAILING: Duration = Duration::from_secs(1);
 /// Pause between rounds once everything is reached; also the heartbeat of simplified mode.
@@ -136,32 +132,15 @@ fn attempt(
     }
 }
 
-/// Connects with a bound, and tells the local port *before* it waits: a dropped packet has one too.
+/// Connects; the local port is told even if nothing answers.
 fn connect(to: SocketAddr, source_port: &mut Option<u16>) -> io::Result<std::net::TcpStream> {
     let SocketAddr::V4(to) = to else {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "IPv6 is not carried by this data plane"));
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    match socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to)) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
-        Err(e) => return Err(e.into()),
-    }
-    *source_port = socket::getsockname::<SockaddrIn>(socket.as_raw_fd()).ok().map(|a| a.port());
-    let mut waiting = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&socket), nix::poll::PollFlags::POLLOUT)];
-    let wait = nix::poll::PollTimeout::try_from(CONNECT_WAIT_MAX).unwrap_or(nix::poll::PollTimeout::MAX);
-    if nix::poll::poll(&mut waiting, wait)? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {to}")));
-    }
-    let error = socket::getsockopt(&socket, socket::sockopt::SocketError)?;
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
-    }
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TALK_WAIT_MAX))?;
-    stream.set_write_timeout(Some(TALK_WAIT_MAX))?;
-    Ok(stream)
+    *source_port = Some(connect::begin(&socket, to)?);
+    connect::finish(socket)
 }
 
 fn hand_shake(stream: std::net::TcpStream, host: &str, tls: Arc<rustls::ClientConfig>) -> io::Result<Tls> {

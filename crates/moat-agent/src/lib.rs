@@ -9,6 +9,7 @@
 //! Not here: jobs (part 2 adds them), and any knowledge of rules or routes.
 
 pub mod config;
+pub mod connect;
 pub mod dns;
 pub mod egress;
 pub mod handshake;

@@ -9,13 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use moat_agent::config::{AgentConfig, Destination, Mode};
+use moat_agent::connect;
 use moat_agent::handshake::{self, Finding, Reach, Status};
 use moat_arm::{ResourceId, Snapshot, document};
 use moat_control::schedule::cluster::{NodeVerdict, Observed};
@@ -23,8 +23,6 @@ use moat_host::{NsName, SocketSpec};
 use moat_model::Edition;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use moat_net::ir::Direction;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{self, SockaddrIn};
 use tokio::sync::watch;
 
 use crate::reconcile::flows::FlowLog;
@@ -32,10 +30,6 @@ use crate::reconcile::hands::Hands;
 use crate::reconcile::network::Realised;
 use crate::reconcile::words::{self, Path};
 
-/// One connection attempt of a service to a node.
-const CONNECT_WAIT_MAX: Duration = Duration::from_millis(1500);
-/// The whole conversation on one connection.
-const TALK_WAIT_MAX: Duration = Duration::from_secs(3);
 /// A node that nothing was heard of gets this long before silence counts as blocked; a drop that
 /// the kernel logged counts at once.
 const SILENCE_GRACE: Duration = Duration::from_secs(8);
@@ -45,6 +39,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(400);
 /// Nodes asked at the same time.
 const ASKED_AT_ONCE_MAX: usize = 16;
+/// Length of a node's key.
+const KEY_BYTES: usize = 32;
 /// A report by a node itself is fresh for this long (simplified communication).
 const REPORT_FRESH: Duration = Duration::from_secs(30);
 
@@ -194,8 +190,12 @@ impl Nodes {
         for (key, target) in targets {
             let Some(ns) = realised.plan.places.get(&target.nic) else { continue };
             let now = Instant::now();
+            let Some(fresh) = fresh_key() else {
+                tracing::error!("no randomness: agents cannot be started");
+                return;
+            };
             let state = known.entry(key.clone()).or_insert_with(|| Known {
-                key: fresh_key(),
+                key: fresh,
                 agent: false,
                 first: now,
                 next: now,
@@ -419,39 +419,15 @@ impl Asker {
         let backbone = NsName::from(moat_host::layout::BACKBONE);
         let spec = SocketSpec::Tcp { bind: Some(SocketAddrV4::new(from, 0)) };
         let socket = self.host.socket(&backbone, &spec).map_err(io::Error::other)?;
-        handshake::ask(connect(socket, to)?, key, node, port)
+        connect::begin(&socket, to)?;
+        handshake::ask(connect::finish(socket)?, key, node, port)
     }
 }
 
-/// Connects a non-blocking socket with a bound, then makes it a blocking stream with time-outs.
-fn connect(socket: OwnedFd, to: SocketAddrV4) -> io::Result<std::net::TcpStream> {
-    match socket::connect(socket.as_raw_fd(), &SockaddrIn::from(to)) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    let wait = PollTimeout::try_from(CONNECT_WAIT_MAX).unwrap_or(PollTimeout::MAX);
-    if nix::poll::poll(&mut waiting, wait)? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
-    }
-    let error = socket::getsockopt(&socket, socket::sockopt::SocketError)?;
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
-    }
-    let stream = std::net::TcpStream::from(socket);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TALK_WAIT_MAX))?;
-    stream.set_write_timeout(Some(TALK_WAIT_MAX))?;
-    Ok(stream)
-}
-
-fn fresh_key() -> Vec<u8> {
-    let mut key = vec![0u8; 32];
-    // Without randomness the key would be known: an agent with an empty key answers nobody.
-    if aws_lc_rs::rand::fill(&mut key).is_err() {
-        key.clear();
-    }
-    key
+/// A key for one node; `None` without randomness: a key that could be guessed is no key.
+fn fresh_key() -> Option<Vec<u8>> {
+    let mut key = vec![0u8; KEY_BYTES];
+    aws_lc_rs::rand::fill(&mut key).ok().map(|()| key)
 }
 
 /// Every node that should be talked with, by document key.
