@@ -50,6 +50,8 @@ pub type Rules = Arc<RwLock<BTreeMap<u32, RuleRef>>>;
 pub struct Realised {
     /// Newest commit that the kernel obeys.
     pub seq: u64,
+    /// The commit at which the kernel last had to be changed; later ones did not concern the network.
+    pub changed_at: u64,
     /// The network as lowered from that commit.
     pub net: Arc<Net>,
     /// The plan that was applied.
@@ -162,8 +164,12 @@ impl Network {
                 "network applied"
             );
         }
+        if n_steps > 0 {
+            pass.changed_at = snapshot.seq();
+        }
         self.realised.send_replace(Realised {
             seq: snapshot.seq(),
+            changed_at: pass.changed_at,
             net: Arc::new(net),
             plan: Arc::new(plan),
             trouble: None,
@@ -254,6 +260,7 @@ impl Network {
 #[derive(Debug, Default)]
 struct Pass {
     plan: HostPlan,
+    changed_at: u64,
     listening: BTreeMap<NsName, Served>,
     outbound: BTreeMap<String, Ipv4Addr>,
 }

@@ -30,9 +30,12 @@ use crate::reconcile::hands::Hands;
 use crate::reconcile::network::Realised;
 use crate::reconcile::words::{self, Path};
 
-/// A node that nothing was heard of gets this long before silence counts as blocked; a drop that
-/// the kernel logged counts at once.
-const SILENCE_GRACE: Duration = Duration::from_secs(8);
+/// A new node may be silent for this long before that counts as blocked; a drop that the kernel
+/// logged counts at once.
+const SILENCE_OF_NEW_MAX: Duration = Duration::from_secs(8);
+/// A node that was heard before may be silent for this long: its last finding may be older than
+/// the rule that was changed, and a service may be busy.
+const SILENCE_OF_KNOWN_MAX: Duration = Duration::from_secs(4);
 /// Pause between two looks at a healthy node.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Pause between two looks at a node that is not healthy yet.
@@ -135,8 +138,8 @@ struct Known {
     key: Vec<u8>,
     /// Namespace its agent runs in; a new namespace of the same name means a new agent.
     agent: bool,
-    first: Instant,
     next: Instant,
+    silent_since: Option<Instant>,
     applied: u64,
     mark: u64,
     heard: bool,
@@ -197,8 +200,8 @@ impl Nodes {
             let state = known.entry(key.clone()).or_insert_with(|| Known {
                 key: fresh,
                 agent: false,
-                first: now,
                 next: now,
+                silent_since: None,
                 applied: 0,
                 mark: self.flows.mark(),
                 heard: false,
@@ -263,15 +266,17 @@ impl Nodes {
             let mut table = known.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(state) = table.get_mut(key) else { continue };
             // A changed network is a reason to look again at once.
-            let changed = state.applied != realised.seq;
+            let changed = state.applied != realised.changed_at;
             if state.busy || !state.agent || (now < state.next && !changed) {
                 continue;
             }
             if changed {
+                // Drops by rules of before explain nothing any more.
                 state.mark = self.flows.mark();
+                state.silent_since = None;
             }
             state.busy = true;
-            state.applied = realised.seq;
+            state.applied = realised.changed_at;
             let (secret, mark) = (state.key.clone(), state.mark);
             drop(table);
             let (asker, table, observed) = (asker.clone(), known.clone(), self.observed.clone());
@@ -281,12 +286,16 @@ impl Nodes {
                 let mut known = table.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(state) = known.get_mut(&target.document) {
                     state.busy = false;
+                    let silent = matches!(finding, Outcome::Silent(_));
+                    let since = *state.silent_since.get_or_insert_with(Instant::now);
+                    let patience = if state.heard { SILENCE_OF_KNOWN_MAX } else { SILENCE_OF_NEW_MAX };
+                    if !silent {
+                        state.silent_since = None;
+                    }
                     let verdict = match finding {
                         Outcome::Good => Some(NodeVerdict::Reachable),
                         Outcome::Dropped(why) => Some(NodeVerdict::Blocked(why)),
-                        Outcome::Silent(why) if state.heard || state.first.elapsed() > SILENCE_GRACE => {
-                            Some(NodeVerdict::Blocked(why))
-                        }
+                        Outcome::Silent(why) if since.elapsed() > patience => Some(NodeVerdict::Blocked(why)),
                         Outcome::Silent(_) | Outcome::TooEarly => None,
                     };
                     let good = verdict == Some(NodeVerdict::Reachable);
