@@ -27,7 +27,8 @@ fn a_kernel_without_nftables_is_named() {
     common::each_user(|user| {
         let moat = user.moat.to_str().unwrap().to_owned();
         let run = |args: &[&str]| {
-            let out = user.command("/usr/bin/python3").args(["-c", WITHOUT_NFTABLES, &moat]).args(args).output().unwrap();
+            let out =
+                user.command("/usr/bin/python3").args(["-c", WITHOUT_NFTABLES, &moat]).args(args).output().unwrap();
             common::Ran::of(out, args)
         };
         run(&["up", "--detach"]).failed_saying(&["no nftables", "Protocol not supported", "moat doctor"]);
