@@ -2,6 +2,7 @@
 
 mod crash;
 mod demo;
+mod differential;
 mod environment;
 mod scenarios;
 mod shared;
@@ -19,6 +20,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Hold the model against the kernel: random worlds, real packets.
+    Differential(differential::Args),
     /// Check what the compiler does not: who may import whom, tables, file lengths, leftovers.
     Tidy,
     /// Kill it at random moments and check that nothing acknowledged is lost.
@@ -35,6 +38,7 @@ fn main() -> std::process::ExitCode {
     let done = match Args::parse().command {
         Command::Tidy => tidy::run(),
         Command::Crash(args) => crash::run(&args),
+        Command::Differential(args) => differential::run(&args),
         Command::Demo => demo::run(),
         Command::Scenarios(args) => scenarios::run(&args),
         Command::Tags(args) => tags::run(&args),

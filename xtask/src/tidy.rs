@@ -83,7 +83,9 @@ fn files(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
             wrong.push(format!("{shown} does not begin by saying why it exists (//!)"));
         }
         // Spelled apart, so that this line does not find itself.
-        for leftover in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimplemented", "!(")] {
+        for leftover in
+            [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimplemented", "!(")]
+        {
             if text.contains(leftover) {
                 wrong.push(format!("{shown} has a {leftover}"));
             }

@@ -12,10 +12,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use moat_net::ir::Protocol;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{MsgFlags, SockaddrIn, connect, recv, sendto};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, connect, recv, recvmsg, sendmsg, sendto,
+};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, getgid, getuid};
 
@@ -330,21 +333,66 @@ impl Waiters {
         }
         let mut buffer = [0; 256];
         for (ns, port, socket) in &self.udp {
-            while let Ok((n, std::net::SocketAddr::V4(source))) = socket.recv_from(&mut buffer) {
+            while let Some((n, source, own)) = receive_udp(socket, &mut buffer) {
                 note(ns, Protocol::Udp, source, *port);
-                let _ = socket.send_to(&buffer[..n], source);
+                answer_udp(socket, &buffer[..n], source, own);
             }
         }
         for (ns, protocol, fd) in &self.raw {
             while let Ok(n) = recv(std::os::fd::AsRawFd::as_raw_fd(fd), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 let address = |at: usize| buffer.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok());
-                let echo_reply = *protocol == Protocol::Icmp && buffer.get(20) == Some(&0);
-                if let (true, false, Some(source)) = (n >= 20, echo_reply, address(12)) {
+                // Answers and complaints are ICMP, too.
+                let asks = *protocol != Protocol::Icmp || buffer.get(20) == Some(&ICMP_ECHO_REQUEST);
+                if let (true, true, Some(source)) = (n > 20, asks, address(12)) {
                     note(ns, *protocol, SocketAddrV4::new(source.into(), 0), 0);
                 }
             }
         }
     }
+}
+
+/// A datagram, its source, and the address that it was sent to.
+fn receive_udp(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddrV4, Ipv4Addr)> {
+    let mut space = nix::cmsg_space!(libc::in_pktinfo);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    let got = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT).ok()?;
+    let own = got.cmsgs().ok()?.find_map(|c| match c {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes())),
+        _ => None,
+    })?;
+    Some((got.bytes, got.address.map(SocketAddrV4::from)?, own))
+}
+
+/// Answers from the very address that was asked: one that no link has must not become another.
+fn answer_udp(socket: &UdpSocket, bytes: &[u8], to: SocketAddrV4, own: Ipv4Addr) {
+    let source = libc::in_addr { s_addr: u32::from_ne_bytes(own.octets()) };
+    let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: source };
+    let control = [ControlMessage::Ipv4PacketInfo(&info)];
+    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    // An answer that cannot be sent is one that does not arrive.
+    let _ = sendmsg(fd, &[io::IoSlice::new(bytes)], &control, MsgFlags::empty(), Some(&SockaddrIn::from(to)));
+}
+
+/// Type of an ICMP message.
+const ICMP_ECHO_REQUEST: u8 = 8;
+
+/// Takes one datagram and sends it back from the address it was sent to, which need not be one that
+/// the kernel would choose: the backbone answers for whole prefixes.
+fn echo(socket: &UdpSocket, buffer: &mut [u8]) -> Option<SocketAddrV4> {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
+    let mut space = nix::cmsg_space!(libc::in_pktinfo);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT).ok()?;
+    let (from, length) = (message.address?, message.bytes);
+    let told = message.cmsgs().ok()?.find_map(|c| match c {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_addr),
+        _ => None,
+    });
+    let own = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: told?, ipi_addr: libc::in_addr { s_addr: 0 } };
+    let parts = [io::IoSlice::new(buffer.get(..length)?)];
+    let _ = sendmsg(fd, &parts, &[ControlMessage::Ipv4PacketInfo(&own)], MsgFlags::MSG_DONTWAIT, Some(&from));
+    Some(SocketAddrV4::new(from.ip(), from.port()))
 }
 
 /// A packet under way, at its sender.
@@ -361,6 +409,7 @@ impl Flight {
         let own = applier.run_in(&probe.from, || Ok(std::net::UdpSocket::bind((*probe.source.ip(), 0)).is_ok()))?;
         let to = SockaddrIn::from(probe.destination);
         let identifier = probe.source.port();
+        let mut refused = false;
         let raw = !probe.protocol.has_ports() || (probe.protocol == Protocol::Udp && !own);
         let fd = if raw {
             let fd = applier.socket_in(&probe.from, &SocketSpec::Raw { protocol: number(probe.protocol) })?;
@@ -368,7 +417,8 @@ impl Flight {
             fd
         } else if probe.protocol == Protocol::Tcp {
             let fd = applier.socket_in(&probe.from, &SocketSpec::Tcp { bind: Some(probe.source) })?;
-            let _ = connect(raw_fd(&fd), &to);
+            // Refused by the sender's own routes, the socket would later look as if it had connected.
+            refused = !matches!(connect(raw_fd(&fd), &to), Ok(()) | Err(Errno::EINPROGRESS));
             fd
         } else {
             let fd = applier.socket_in(&probe.from, &SocketSpec::Udp { address: probe.source })?;
@@ -376,7 +426,7 @@ impl Flight {
             let _ = sendto(raw_fd(&fd), b"moat", &to, MsgFlags::empty());
             fd
         };
-        Ok(Self { fd, protocol: probe.protocol, identifier, done: false })
+        Ok(Self { fd, protocol: probe.protocol, identifier, done: refused })
     }
 
     fn wants(&self) -> PollFlags {

@@ -215,8 +215,9 @@ impl Planner<'_> {
             }
             targets.push(private);
         }
-        t.public.insert(public);
         let of = u32::try_from(targets.len()).ok().filter(|n| *n > 0)?;
+        // Only now: an edge without a backend must not draw the front end's packets.
+        t.public.insert(public);
         let rules: Vec<Rule> = targets
             .iter()
             .zip(0..)
