@@ -377,24 +377,6 @@ fn answer_udp(socket: &UdpSocket, bytes: &[u8], to: SocketAddrV4, own: Ipv4Addr)
 /// Type of an ICMP message.
 const ICMP_ECHO_REQUEST: u8 = 8;
 
-/// Takes one datagram and sends it back from the address it was sent to, which need not be one that
-/// the kernel would choose: the backbone answers for whole prefixes.
-fn echo(socket: &UdpSocket, buffer: &mut [u8]) -> Option<SocketAddrV4> {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(socket);
-    let mut space = nix::cmsg_space!(libc::in_pktinfo);
-    let mut parts = [io::IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn>(fd, &mut parts, Some(&mut space), MsgFlags::MSG_DONTWAIT).ok()?;
-    let (from, length) = (message.address?, message.bytes);
-    let told = message.cmsgs().ok()?.find_map(|c| match c {
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_addr),
-        _ => None,
-    });
-    let own = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: told?, ipi_addr: libc::in_addr { s_addr: 0 } };
-    let parts = [io::IoSlice::new(buffer.get(..length)?)];
-    let _ = sendmsg(fd, &parts, &[ControlMessage::Ipv4PacketInfo(&own)], MsgFlags::MSG_DONTWAIT, Some(&from));
-    Some(SocketAddrV4::new(from.ip(), from.port()))
-}
-
 /// A packet under way, at its sender.
 struct Flight {
     fd: OwnedFd,
