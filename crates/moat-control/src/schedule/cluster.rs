@@ -21,6 +21,8 @@ use crate::request::{ArmRequest, Ctx, Method, Origin, Principal};
 
 /// A resize that has not finished by then ends with `AllocationTimedOut` (Batch's default).
 pub const RESIZE_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
+/// Marks a cluster whose resize took too long.
+const TIMED_OUT: &str = "moat.timedOut";
 /// Nodes that share one security group, public IP and balancer (network-semantics 20.4).
 pub const NODES_PER_SET: u32 = 100;
 /// Type of a compute, as its documents spell it.
@@ -118,6 +120,7 @@ pub fn set_demand(snapshot: &Snapshot, compute: &ResourceId, nodes: u32, ctx: &C
         ));
     }
     let mut body = cluster.body;
+    document::remove(&mut body, TIMED_OUT);
     document::set(&mut body, "moat.demand", json!(nodes));
     document::set(&mut body, "moat.demandSince", json!(ctx.now.to_string()));
     let mut batch = Batch::default();
@@ -237,7 +240,9 @@ impl Work<'_> {
         let resizing_since =
             document::str_at(&cluster.body, "moat.resizingSince").and_then(|t| t.parse::<Timestamp>().ok());
         let complete = current == target || (current < target && shortage.is_some()) || current > target;
-        let timed_out = resizing_since.is_some_and(|since| now.duration_since(since) >= RESIZE_TIMEOUT);
+        // Once passed, the time-out stands until the nodes settle after all or somebody asks anew.
+        let waited = resizing_since.is_some_and(|since| now.duration_since(since) >= RESIZE_TIMEOUT);
+        let timed_out = !settled && (waited || document::bool_at(&cluster.body, TIMED_OUT) == Some(true));
         let steady = (complete && settled) || timed_out;
 
         let mut errors: Vec<Value> =
@@ -246,7 +251,7 @@ impl Work<'_> {
         if !blocked.is_empty() {
             errors.push(json!({ "error": allocation_failed(&blocked) }));
         }
-        if timed_out && !settled {
+        if timed_out {
             errors.push(json!({ "error": {
                 "code": "AllocationTimedOut",
                 "message": format!(
@@ -260,6 +265,11 @@ impl Work<'_> {
         if document::str_at(&body, "properties.provisioningState") != Some("Succeeded") {
             // The cluster exists from here on; its nodes come and go (errors.md, envelope rule 4).
             document::set(&mut body, "properties.provisioningState", json!("Succeeded"));
+        }
+        if timed_out {
+            document::set(&mut body, TIMED_OUT, json!(true));
+        } else {
+            document::remove(&mut body, TIMED_OUT);
         }
         let allocation = if steady { "Steady" } else { "Resizing" };
         let inner = "properties.properties";

@@ -2,3 +2,6 @@
 //! Time is an argument, so an hour costs a test nothing.
 
 pub mod cluster;
+
+#[cfg(test)]
+mod cluster_tests;
