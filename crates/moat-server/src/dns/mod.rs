@@ -1,4 +1,4 @@
-//! DNS: which names exist and where. Pure; the sockets are in [`server`].
+//! DNS: which names exist and where. Pure; the sockets are in `server.rs`.
 //!
 //! INVARIANTS: no packet makes this panic; nothing is ever asked of a real resolver; a name that
 //! is not emulated does not exist. IPv4 only: AAAA is an empty NOERROR.

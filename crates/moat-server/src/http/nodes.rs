@@ -1,6 +1,6 @@
 //! Batch node management as compute nodes see it in simplified communication: a node connects out
 //! and reports. The report carries a code made with the node's own key; who holds the keys judges
-//! it (see [`crate::hooks::Hooks::on_node_report`]).
+//! it (see `Hooks::set_on_node_report`).
 
 use moat_arm::ApiError;
 use moat_control::Method;
