@@ -36,7 +36,10 @@ fn network(api: &Api) -> String {
 }
 
 fn workspace(api: &Api) -> String {
-    format!("{}/resourceGroups/crash/providers/Microsoft.MachineLearningServices/workspaces/w", api.subscription())
+    format!(
+        "{}/resourceGroups/crash/providers/Microsoft.MachineLearningServices/workspaces/crashed",
+        api.subscription()
+    )
 }
 
 /// Path of the cluster.
