@@ -1,6 +1,6 @@
 //! What this Linux host should look like: namespaces, links, addresses, routes, firewalls.
 //!
-//! Values only. [`crate::plan`] makes them, [`crate::diff`] compares them, `linux` realises them.
+//! Values only. `crate::plan` makes them, `crate::diff` compares them, `linux` realises them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

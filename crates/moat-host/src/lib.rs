@@ -1,7 +1,7 @@
 //! Does: turns a [`moat_net::ir::Net`] into namespaces, links, routes and firewalls of this Linux host.
 //!
-//! Three layers. Pure values and functions: [`layout`], [`ruleset`], [`plan`], [`diff`],
-//! [`verify`], [`nft_text`]. The codec: [`netlink`]. Hands: [`linux`], the only module with
+//! Three layers. Pure values and functions: `layout`, `ruleset`, `plan`, `diff`,
+//! `verify`, [`nft_text`]. The codec: [`netlink`]. Hands: [`linux`], the only module with
 //! `netlink` that may use unsafe code. Around them the processes of an environment ([`world`], [`helper`], [`client`], [`protocol`]).
 //!
 //! Not here: documents and Azure words beyond those of `moat-net`, HTTP, storage, scheduling.

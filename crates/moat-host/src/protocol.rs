@@ -29,7 +29,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub enum Request {
     /// Execute steps in order, up to the first that fails.
     Apply {
-        /// From [`crate::diff`].
+        /// From `crate::diff`.
         steps: Vec<Step>,
     },
     /// A socket made in a namespace. Answer carries one descriptor.

@@ -2,7 +2,7 @@
 //!
 //! `VirtualNetwork` and `Internet` denote different addresses in each subnet (A10, A11), and an
 //! application security group only the members of one VNet (A7), so every question here takes a
-//! [`SubnetIx`]. [`matches`] answers for one address by walking lists; [`resolve`] gives the whole
+//! [`SubnetIx`]. [`matches()`] answers for one address by walking lists; [`resolve`] gives the whole
 //! set. They are written apart, and a property test holds them together.
 
 use std::net::{IpAddr, Ipv4Addr};

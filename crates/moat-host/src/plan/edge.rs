@@ -329,12 +329,15 @@ fn table(t: Translations) -> Table {
     ];
     let closed =
         InSet { fields: vec![Field::OriginalDestination, Field::Destination], set: "closed".into(), not: false };
+    let not_public = InSet { fields: vec![Field::OriginalDestination], set: private, not: false };
+    // Where a packet wants to go, then whether it may leave, then whether it may come in again: the
+    // order of the model, so that the log names the same reason.
     let forward = vec![
         rule([Established, verdict(Verdict::Accept)]),
-        drop_for(vec![closed], Reason::ClosedByDefault),
+        drop_for(vec![not_public], Reason::NotPublic),
         rule([link_is(Field::InLink, ROUTER), verdict(Verdict::Jump("leave".into()))]),
+        drop_for(vec![closed], Reason::ClosedByDefault),
         rule([Translated, verdict(Verdict::Accept)]),
-        drop_for(vec![InSet { fields: vec![Field::Destination], set: private, not: false }], Reason::NotPublic),
         rule([link_is(Field::InLink, ROUTER), link_is(Field::OutLink, BACKBONE_LINK), verdict(Verdict::Accept)]),
     ];
     let mut post: Vec<Rule> = by_endpoint

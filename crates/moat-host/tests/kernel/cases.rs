@@ -342,9 +342,16 @@ fn egress() {
     bed.change(&b.net);
     let out = bed.send("c", Protocol::Tcp, INET, 80, "inet", 80);
     assert_eq!(bed.dropped_by(&out).as_deref(), Some("no-outbound"));
+    let t = b.route_table("t", &[("10.9.0.0/16", NextHop::Internet)]);
+    b.subnet_mut(s2).route_table = Some(t);
     let ip = b.public_ip("instance", "20.0.0.11", Sku::Standard);
     b.config(a).public_ip = Some(ip);
     bed.change(&b.net);
+    // Of several reasons the log names the one that the model meets first.
+    let out = bed.send("c", Protocol::Tcp, "10.9.0.1", 80, "bb", 80);
+    assert_eq!(bed.dropped_by(&out).as_deref(), Some("not-public"));
+    let out = bed.send("c", Protocol::Tcp, "20.0.0.11", 80, "a", 80);
+    assert_eq!(bed.dropped_by(&out).as_deref(), Some("no-outbound"), "before closed-by-default");
     assert_eq!(source(&mut bed, "a").as_deref(), Some("20.0.0.11"));
     assert_eq!(source(&mut bed, "b").as_deref(), Some("198.18.0.1"));
     let gateway = b.public_ip("gateway", "20.0.0.20", Sku::Standard);
