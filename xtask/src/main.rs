@@ -4,6 +4,8 @@ mod crash;
 mod demo;
 mod differential;
 mod environment;
+#[cfg(test)]
+mod requirements;
 mod scenarios;
 mod shared;
 mod tags;
