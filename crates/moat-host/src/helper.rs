@@ -246,6 +246,7 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), 
     view::resolver()?;
     view::protect_kernel()?;
     process::become_with(place.id, &[]).map_err(WorldError::step("dropping rights"))?;
+    process::fence().map_err(WorldError::step("closing the ways past the network"))?;
     process::die_with_parent(None).map_err(WorldError::step("dying with the helper"))?;
     process::unblock_signals().map_err(WorldError::step("unblocking signals"))?;
     for number in [1, 2] {

@@ -108,6 +108,28 @@ fn the_hosts_network_cannot_be_reached() {
 }
 
 #[test]
+fn what_is_no_ip_network_leads_nowhere() {
+    each_user(|user| {
+        user.up(&[]);
+        // Nothing is connected to: to open the socket is what must fail.
+        let script = r#"
+import ctypes, errno, fcntl, os, pty, socket, termios
+libc = ctypes.CDLL(None, use_errno=True)
+for family in (40, 38, 31, 44, 16, 1, 2, 10):  # vsock, alg, bluetooth, xdp; netlink, unix, IPv4, IPv6
+    s = libc.socket(family, socket.SOCK_DGRAM, 0)
+    print(family, "open" if s >= 0 else errno.errorcode[ctypes.get_errno()])
+print("io_uring", libc.syscall(425, 4, ctypes.create_string_buffer(120)), errno.errorcode[ctypes.get_errno()])
+try: print("typed", fcntl.ioctl(pty.openpty()[1], termios.TIOCSTI, b"x"))
+except OSError as e: print("typing", errno.errorcode[e.errno])
+"#;
+        let ran = user.run(&["exec", "--", "/usr/bin/python3", "-c", script]).succeeded();
+        let expected = "40 EAFNOSUPPORT\n38 EAFNOSUPPORT\n31 EAFNOSUPPORT\n44 EAFNOSUPPORT\n\
+                        16 open\n1 open\n2 open\n10 open\nio_uring -1 ENOSYS\ntyping EPERM\n";
+        assert_eq!(ran.out, expected);
+    });
+}
+
+#[test]
 fn daemons_of_the_host_and_state_of_the_server_are_out_of_sight() {
     each_user(|user| {
         user.up(&[]);

@@ -16,6 +16,7 @@
 //! - No word about Azure, HTTP or the store: those come in as a closure.
 
 pub mod error;
+mod fence;
 pub mod ids;
 mod init;
 pub mod place;

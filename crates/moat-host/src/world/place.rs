@@ -192,6 +192,7 @@ fn settle(spec: &PlaceSpec, folder: &Path) -> Result<(), WorldError> {
         .or_else(|_| std::env::set_current_dir("/"))
         .map_err(WorldError::step("going to the folder"))?;
     process::become_with(None, &[]).map_err(WorldError::step("dropping rights"))?;
+    process::fence().map_err(WorldError::step("closing the ways past the network"))?;
     process::die_with_parent(None).map_err(WorldError::step("dying with the caller"))
 }
 

@@ -178,6 +178,17 @@ pub fn become_with(id: Option<u32>, keep: &[Cap]) -> nix::Result<()> {
     nix::sys::prctl::set_no_new_privs()
 }
 
+/// Leaves this process, and whatever it becomes or starts, no way past its network namespace (see [`super::fence`]).
+/// After [`become_with`]: the kernel takes a filter from those who can gain nothing more.
+pub fn fence() -> nix::Result<()> {
+    let mut filter = super::fence::filter();
+    let len = libc::c_ushort::try_from(filter.len()).map_err(|_| Errno::E2BIG)?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its instructions live across the call, which copies them.
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if set == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// Closes every descriptor from 3 up except `keep`.
 ///
 /// For a child that never returns to code which owns the others.
