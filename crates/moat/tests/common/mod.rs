@@ -41,7 +41,9 @@ impl User {
         let dir = tempfile::Builder::new().prefix("moat-test-").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let moat = dir.path().join("moat");
-        std::fs::copy(env!("CARGO_BIN_EXE_moat"), &moat).unwrap();
+        // By another process: a descriptor open for writing here could be inherited by a command that another
+        // test starts at this moment, and the kernel would not run the file ("text file busy").
+        assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_moat")).arg(&moat).status().unwrap().success());
         for name in ["home", "state", "tmp"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
             std::os::unix::fs::chown(dir.path().join(name), uid, uid).unwrap();
