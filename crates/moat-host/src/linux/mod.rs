@@ -89,7 +89,12 @@ struct Namespace {
 pub struct Applier {
     directory: PathBuf,
     namespaces: BTreeMap<NsName, Namespace>,
+    /// Index of the next link: no two links get the same, whatever their namespaces.
+    next_index: u32,
 }
+
+/// Above what the kernel itself hands out in a new namespace.
+const FIRST_LINK_INDEX: u32 = 1_000;
 
 impl Applier {
     /// An applier whose namespaces are pinned in `directory` (made if absent). Best on a private
@@ -97,7 +102,7 @@ impl Applier {
     pub fn new(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         std::fs::create_dir_all(&directory)?;
-        Ok(Self { directory, namespaces: BTreeMap::new() })
+        Ok(Self { directory, namespaces: BTreeMap::new(), next_index: FIRST_LINK_INDEX })
     }
 
     /// Names of the namespaces there are.
@@ -191,7 +196,9 @@ impl Applier {
         let mut requests = Vec::with_capacity(veths.len());
         for veth in &veths {
             let peer = self.namespaces.get(&veth.b.ns).ok_or_else(|| ApplyError::NoNamespace(veth.b.ns.clone()))?;
-            requests.push((route::add_veth(veth, peer.fd.as_fd()), format!("add link {}", veth.a.link)));
+            let indices = [self.next_index, self.next_index + 1];
+            self.next_index += 2;
+            requests.push((route::add_veth(veth, indices, peer.fd.as_fd()), format!("add link {}", veth.a.link)));
         }
         self.route(&home)?.request_all(requests, |_, _| false).map_err(refused(&home))?;
         for veth in veths {

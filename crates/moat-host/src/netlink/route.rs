@@ -55,12 +55,17 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
 
 /// Makes a veth pair, the peer inside `peer_ns` under its final name at once. The near end is up;
 /// the peer cannot be switched on before the pair is complete, so it needs [`link_up_named`].
-pub fn add_veth(veth: &Veth, peer_ns: BorrowedFd<'_>) -> Builder {
-    let mut m = Builder::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_header(0, IFF_UP, IFF_UP));
+///
+/// `indices` of both ends must differ from each other: Linux knows a paired link by an index unlike
+/// its peer's (`linkwatch_urgent_event`). Ends that happen to share one in their two namespaces are
+/// taken for an ordinary card, whose carrier is looked at once a second.
+pub fn add_veth(veth: &Veth, indices: [u32; 2], peer_ns: BorrowedFd<'_>) -> Builder {
+    let [near, far] = indices;
+    let mut m = Builder::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_header(near, IFF_UP, IFF_UP));
     m.text(IFLA_IFNAME, &veth.a.link).attribute(IFLA_ADDRESS, &veth.a.mac).nested(IFLA_LINKINFO, |b| {
         b.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |b| {
             b.nested(VETH_INFO_PEER, |b| {
-                b.raw(&link_header(0, 0, 0))
+                b.raw(&link_header(far, 0, 0))
                     .text(IFLA_IFNAME, &veth.b.link)
                     .attribute(IFLA_ADDRESS, &veth.b.mac)
                     .u32(IFLA_NET_NS_FD, peer_ns.as_raw_fd().cast_unsigned());
