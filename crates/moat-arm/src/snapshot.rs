@@ -145,41 +145,10 @@ impl Snapshot {
         self.by_type.get(kind.to_lowercase().as_str()).into_iter().flat_map(|documents| documents.values())
     }
 
-    /// Every document of a top-level type that lives in resource groups, such as
-    /// `Microsoft.Network/networkInterfaces`, in key order. Jumps from group to group, so it costs
-    /// what it finds and not what the world holds; asked at every read of a subnet.
+    /// Every document of a type that lives in resource groups, such as
+    /// `Microsoft.Network/networkInterfaces`, in key order.
     pub fn in_groups(&self, kind: &str) -> Vec<&Arc<Stored>> {
-        const SUBSCRIPTIONS: &str = "/subscriptions/";
-        const GROUPS: &str = "/resourcegroups/";
-        let kind = kind.to_lowercase();
-        let mut found = Vec::new();
-        let mut cursor = SUBSCRIPTIONS.to_owned();
-        while let Some((key, _)) = self.documents.range::<str, _>(from(&cursor)).next() {
-            let Some(rest) = key.strip_prefix(SUBSCRIPTIONS) else { break };
-            let subscription = rest.split('/').next().unwrap_or_default();
-            let groups = format!("{SUBSCRIPTIONS}{subscription}{GROUPS}");
-            let Some(below) = key.strip_prefix(&groups) else {
-                // The subscription's own documents lie before or after its groups.
-                cursor = if **key < *groups { groups } else { after(key) };
-                continue;
-            };
-            let Some((group, _)) = below.split_once('/') else {
-                // The group's own document; groups such as `g-2` sort between `g` and `g/...`.
-                cursor = after(key);
-                continue;
-            };
-            let prefix = format!("{groups}{group}/providers/{kind}/");
-            found.extend(
-                self.documents
-                    .range::<str, _>(from(&prefix))
-                    .take_while(|(k, _)| k.starts_with(&prefix))
-                    .filter(|(k, _)| !k[prefix.len()..].contains('/'))
-                    .map(|(_, d)| d),
-            );
-            // `0` is the character after `/`.
-            cursor = format!("{groups}{group}0");
-        }
-        found
+        self.of_type(kind).filter(|d| d.id.resource_group().is_some()).collect()
     }
 
     /// The next snapshot: `batch` applied, sequence number one higher. An empty batch changes nothing.
@@ -230,11 +199,6 @@ fn from(key: &str) -> (Bound<&str>, Bound<&str>) {
 
 fn type_key(id: &ResourceId) -> Arc<str> {
     Arc::from(id.resource_type().to_lowercase())
-}
-
-/// The smallest key greater than `key`.
-fn after(key: &str) -> String {
-    format!("{key}\0")
 }
 
 #[cfg(test)]
