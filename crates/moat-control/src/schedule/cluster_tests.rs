@@ -176,6 +176,7 @@ fn a_resize_that_does_not_finish_times_out() {
     // AML-LIF-018: fifteen minutes, then AllocationTimedOut.
     let mut world = World::new("10.0.0.0/24", 4);
     world.demand(1);
+    assert_eq!(RESIZE_TIMEOUT, SignedDuration::from_mins(15));
     world.pass(RESIZE_TIMEOUT - SignedDuration::from_secs(1));
     assert_eq!(world.inner("allocationState"), "Resizing");
     world.pass(SignedDuration::from_secs(1));
@@ -199,7 +200,9 @@ fn idle_nodes_go_after_their_time_and_the_network_with_the_last() {
     }
     // AML-LIF-002: and come again with the next node.
     world.demand(1);
-    assert_eq!(world.made("Microsoft.Network/loadBalancers").len(), 1);
+    for kind in ["networkSecurityGroups", "publicIPAddresses", "loadBalancers", "networkInterfaces"] {
+        assert_eq!(world.made(&format!("Microsoft.Network/{kind}")).len(), 1, "{kind}");
+    }
 }
 
 #[test]
@@ -212,6 +215,45 @@ fn one_set_of_network_resources_serves_a_hundred_nodes() {
     for kind in ["networkSecurityGroups", "publicIPAddresses", "loadBalancers"] {
         assert_eq!(world.made(&format!("Microsoft.Network/{kind}")).len(), 2, "{kind}");
     }
+}
+
+#[test]
+fn the_automatic_group_opens_what_the_service_needs_and_no_more() {
+    // AML-RES-002, 003, 004, 010, 011.
+    let mut world = World::new("10.0.0.0/24", 4);
+    world.demand(1);
+    let group = world.made("Microsoft.Network/networkSecurityGroups").remove(0);
+    let rules = &world.snapshot.get(&group).unwrap().body["properties"]["securityRules"];
+    let text = |rule: &Value, name: &str| rule["properties"][name].as_str().unwrap_or_default().to_owned();
+    let rows: Vec<String> = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| {
+            [
+                "direction",
+                "access",
+                "protocol",
+                "sourceAddressPrefix",
+                "destinationAddressPrefix",
+                "destinationPortRange",
+            ]
+            .map(|name| text(rule, name))
+            .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "Inbound Allow Tcp BatchNodeManagement * 29876-29877",
+            "Inbound Allow Tcp AzureMachineLearning * 44224",
+            "Outbound Allow * * VirtualNetwork *",
+            "Outbound Allow * * Internet *",
+        ]
+    );
+    let nic = world.snapshot.get(&world.made("Microsoft.Network/networkInterfaces")[0]).unwrap();
+    let bound = document::str_at(&nic.body, "properties.networkSecurityGroup.id").unwrap();
+    assert!(bound.eq_ignore_ascii_case(group.as_str()), "{bound}");
 }
 
 #[test]
