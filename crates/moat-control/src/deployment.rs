@@ -8,9 +8,10 @@
 //! Not here: what-if, `Complete` mode, linked templates. They are refused by name.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use moat_arm::syntax::{self, Node, Span};
-use moat_arm::template::{Evaluator, Failure, Inputs, Planned, Surroundings, plan};
+use moat_arm::template::{Budget, Evaluator, Failure, Inputs, Planned, Surroundings, plan};
 use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use moat_model::ResourceType;
 use serde_json::{Map, Value, json};
@@ -238,6 +239,8 @@ struct Run<'a> {
     world: Snapshot,
     /// What went wrong in a step; the document says so too.
     failure: Option<ApiError>,
+    /// What all templates of this deployment together may make.
+    budget: Rc<Budget>,
 }
 
 /// The steps and results of one template.
@@ -251,7 +254,7 @@ struct Progress {
 
 impl<'a> Run<'a> {
     fn new(w: &'a World<'a>) -> Self {
-        Self { w, batch: Batch::default(), world: w.snapshot.clone(), failure: None }
+        Self { w, batch: Batch::default(), world: w.snapshot.clone(), failure: None, budget: Rc::default() }
     }
 
     /// Adds changes: all of them are one commit, so they carry one sequence number.
@@ -273,7 +276,10 @@ impl<'a> Run<'a> {
             scope: scope.clone(),
             template: asked.template.to_json(),
         };
-        let evaluator = Evaluator::new(Inputs { template: &asked.template, parameters: &asked.parameters }, &around);
+        let inputs = Inputs { template: &asked.template, parameters: &asked.parameters };
+        // Shared, since the steps below borrow all of this run.
+        let budget = self.budget.clone();
+        let evaluator = Evaluator::new(inputs, &around, &budget);
         let text = self.w.request.body.as_deref().unwrap_or_default();
         let invalid = |f: Failure| invalid_template(&f, text, depth);
         evaluator.check_parameters().map_err(invalid)?;

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use super::budget::{self, Budget};
 use super::expression::{self, Expression, Meaning};
 use super::{Failure, Surroundings, functions};
 use crate::syntax::{Kind, Member, Node, Span};
@@ -24,6 +25,7 @@ pub struct Inputs<'a> {
 pub struct Evaluator<'a> {
     pub(super) inputs: Inputs<'a>,
     pub(super) around: &'a dyn Surroundings,
+    pub(super) budget: &'a Budget,
     /// Ids of the template's own resources by lower-case name, and by symbolic name.
     pub(super) own: RefCell<BTreeMap<String, String>>,
     /// Whether `reference` may be asked yet.
@@ -42,11 +44,12 @@ impl std::fmt::Debug for Evaluator<'_> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// An evaluator for `inputs` in `around`.
-    pub fn new(inputs: Inputs<'a>, around: &'a dyn Surroundings) -> Self {
+    /// An evaluator for `inputs` in `around`, spending of `budget`.
+    pub fn new(inputs: Inputs<'a>, around: &'a dyn Surroundings, budget: &'a Budget) -> Self {
         Self {
             inputs,
             around,
+            budget,
             own: RefCell::default(),
             may_reference: Cell::new(false),
             guids: Cell::new(0),
@@ -215,7 +218,9 @@ impl<'a> Evaluator<'a> {
             one.get("input").ok_or_else(|| Failure::new(one.span, format!("the loop `{name}` has no `input`")))?;
         let mut elements = Vec::new();
         for index in 0..count {
-            elements.push(self.in_loop(&name, index, || self.value(input))?);
+            let element = self.in_loop(&name, index, || self.value(input))?;
+            self.budget.value(budget::weight(&element), one.span)?;
+            elements.push(element);
         }
         Ok(Member { name, name_span: one.span, value: Node::new(Kind::Array(elements), one.span) })
     }
@@ -293,6 +298,12 @@ impl<'a> Evaluator<'a> {
     }
 
     pub(super) fn expression(&self, expression: &Expression, span: Span) -> Result<Node, Failure> {
+        let made = self.evaluated(expression, span)?;
+        self.budget.value(budget::weight(&made), span)?;
+        Ok(made)
+    }
+
+    fn evaluated(&self, expression: &Expression, span: Span) -> Result<Node, Failure> {
         match expression {
             Expression::Text(text) => Ok(Node::text(text.clone(), span)),
             Expression::Number(n) => Ok(Node::new(Kind::Number((*n).into()), span)),

@@ -57,6 +57,15 @@ impl Call<'_, '_> {
         (0..self.arguments.len()).map(|at| self.text(at)).collect()
     }
 
+    /// A text of `bytes`, or a list of as many in all, is about to be made.
+    pub(super) fn makes(&self, bytes: usize) -> Result<(), Failure> {
+        self.evaluator.budget.value(bytes, self.span)
+    }
+
+    fn compares(&self, times: usize) -> Result<(), Failure> {
+        self.evaluator.budget.comparisons(times, self.span)
+    }
+
     pub(super) fn make(&self, kind: Kind) -> Node {
         Node::new(kind, self.span)
     }
@@ -218,6 +227,8 @@ fn eager(c: &Call<'_, '_>, lower: &str) -> Outcome {
         "union" => union(c),
         "intersection" => {
             let (first, rest) = c.arguments.split_first().ok_or_else(|| c.unexpected(0, "an array"))?;
+            let others: usize = rest.iter().map(|r| r.elements().len()).sum();
+            c.compares(first.elements().len().saturating_mul(others))?;
             let kept = first
                 .elements()
                 .iter()
@@ -417,6 +428,8 @@ fn create_object(c: &Call<'_, '_>) -> Outcome {
 /// Arrays: all different elements. Objects: all members, later ones win, deeply.
 fn union(c: &Call<'_, '_>) -> Outcome {
     if matches!(c.node(0)?.kind, Kind::Array(_)) {
+        let all: usize = c.arguments.iter().map(|a| a.elements().len()).sum();
+        c.compares(all.saturating_mul(all))?;
         let mut out: Vec<Node> = Vec::new();
         for element in c.arguments.iter().flat_map(|a| a.elements()) {
             if !out.iter().any(|o| o.to_json() == element.to_json()) {
@@ -430,25 +443,27 @@ fn union(c: &Call<'_, '_>) -> Outcome {
         if !matches!(argument.kind, Kind::Object(_)) {
             return Err(c.unexpected(at, "an object"));
         }
-        merge(&mut out, argument);
+        merge(c, &mut out, argument)?;
     }
     Ok(out)
 }
 
-fn merge(into: &mut Node, from: &Node) {
+fn merge(c: &Call<'_, '_>, into: &mut Node, from: &Node) -> Result<(), Failure> {
     let Kind::Object(members) = &mut into.kind else {
         *into = from.clone();
-        return;
+        return Ok(());
     };
+    c.compares(members.len().saturating_mul(from.members().len()))?;
     for member in from.members() {
         match members.iter_mut().find(|m| m.name.eq_ignore_ascii_case(&member.name)) {
             Some(old) if matches!((&old.value.kind, &member.value.kind), (Kind::Object(_), Kind::Object(_))) => {
-                merge(&mut old.value, &member.value);
+                merge(c, &mut old.value, &member.value)?;
             }
             Some(old) => old.value = member.value.clone(),
             None => members.push(member.clone()),
         }
     }
+    Ok(())
 }
 
 fn items(c: &Call<'_, '_>) -> Outcome {

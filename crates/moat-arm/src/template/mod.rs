@@ -5,6 +5,7 @@
 //! evaluates says, through [`Surroundings`], what only the outside knows: the target group, the
 //! documents that `reference` reads. Nothing here creates a resource.
 
+mod budget;
 mod evaluate;
 mod expression;
 mod functions;
@@ -16,6 +17,7 @@ mod tests;
 
 use crate::syntax::{Node, Span};
 
+pub use budget::Budget;
 pub use evaluate::{Evaluator, Inputs};
 pub use plan::{Plan, Planned, plan};
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Evaluator, Failure};
+use super::{Evaluator, Failure, budget};
 use crate::id::ResourceId;
 use crate::syntax::{Kind, Node, Span};
 
@@ -72,7 +72,9 @@ impl Planned {
                 }
                 out.push(member);
             }
-            Ok(Node::new(Kind::Object(out), self.node.span))
+            let body = Node::new(Kind::Object(out), self.node.span);
+            evaluator.budget.value(budget::weight(&body), self.span)?;
+            Ok(body)
         })
     }
 
@@ -217,6 +219,8 @@ impl Walk<'_, '_> {
         if self.found.len() >= RESOURCES_MAX {
             return Err(Failure::new(node.span, format!("a template may have at most {RESOURCES_MAX} resources")));
         }
+        // Kept as it is written, for each turn of a loop.
+        self.evaluator.budget.spend(budget::weight(node), node.span)?;
         let missing = |what: &str| Failure::new(node.span, format!("a resource of the template has no `{what}`"));
         let mut kind = self.text(node, "type")?.ok_or_else(|| missing("type"))?;
         let mut name = self.text(node, "name")?.ok_or_else(|| missing("name"))?;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Evaluator, Inputs, Surroundings, plan};
+use super::{Budget, Evaluator, Inputs, Surroundings, plan};
 use crate::id::ResourceId;
 use crate::syntax::{Node, Span, parse};
 
@@ -63,7 +63,8 @@ fn evaluate(expression: &str) -> Result<Value, String> {
         },
     }));
     let parameters = node(&json!({"flag": {"value": "True"}, "given": {"value": 3}}));
-    let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World);
+    let budget = Budget::default();
+    let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World, &budget);
     evaluator.allow_references();
     let value = evaluator.value(&Node::text(expression, Span::default())).map_err(|f| f.message)?;
     match value.unknown() {
@@ -203,7 +204,8 @@ fn names(template: &str) -> Result<Vec<String>, String> {
     let (template, problems) = parse(template);
     assert_eq!(problems, []);
     let parameters = node(&json!({}));
-    let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World);
+    let budget = Budget::default();
+    let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World, &budget);
     let scope = ResourceId::resource_group_scope("S", "G");
     plan(&evaluator, &scope)
         .map(|p| p.resources.iter().map(|r| r.id.names().join("/")).collect())
@@ -275,4 +277,54 @@ proptest! {
     ]), 0..5)) {
         let _ = evaluate(&format!("[{name}({})]", arguments.join(", ")));
     }
+}
+
+/// What comes of `o` in a template with these variables.
+fn of_variables(variables: &Value, expression: &str) -> Result<Value, String> {
+    let template = node(&json!({ "variables": variables, "resources": [] }));
+    let parameters = node(&json!({}));
+    let budget = Budget::default();
+    let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World, &budget);
+    evaluator.value(&node(&json!(expression))).map(|v| v.to_json()).map_err(|f| f.message)
+}
+
+#[test]
+fn a_short_template_cannot_make_a_large_value() {
+    let mut doubled = json!({"v0": "0123456789abcdef", "million": "[replace(variables('v16'), '0123456789abcdef', 'x')]",
+        "many": {"copy": [{"name": "list", "count": 800, "input": "[variables('v12')]"}]}});
+    for i in 1..40 {
+        doubled[format!("v{i}")] = json!(format!("[concat(variables('v{0}'), variables('v{0}'))]", i - 1));
+    }
+    let check = |expression: &str, expected: &str| {
+        let got = of_variables(&doubled, expression).map(|v| v.to_string().len());
+        assert!(got.as_ref().is_err_and(|e| e.contains(expected)), "{expression}: {got:?}");
+    };
+    assert_eq!(of_variables(&doubled, "[length(variables('v10'))]"), Ok(json!(16 << 10)), "small ones are made");
+    check("[variables('v39')]", "larger than");
+    check("[replace(variables('v16'), '0', variables('v16'))]", "larger than");
+    check("[join(split(variables('v12'), '0'), variables('v12'))]", "larger than");
+    check("[split(variables('v17'), '0')]", "larger than");
+    check("[variables('many')]", "more than a deployment may make");
+    let places = format!("[format('{}', variables('v15'))]", "{0}".repeat(200));
+    check(&places, "more than a deployment may make");
+    check("[intersection(range(0, 10000), range(0, 10000))]", "more than a deployment may make");
+    check("[union(range(0, 10000), range(5, 10000))]", "more than a deployment may make");
+}
+
+#[test]
+fn a_loop_cannot_repeat_a_large_resource() {
+    let large = "x".repeat(1 << 20);
+    let plan_of = |count: u32| {
+        let template = node(
+            &json!({"resources": [{"type": "Microsoft.Network/networkSecurityGroups", "name": "[concat('n', copyIndex())]",
+            "apiVersion": "1", "copy": {"name": "c", "count": count}, "properties": {"junk": large}}]}),
+        );
+        let parameters = node(&json!({}));
+        let budget = Budget::default();
+        let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World, &budget);
+        let group = ResourceId::parse("/subscriptions/S/resourceGroups/G").unwrap();
+        plan(&evaluator, &group).map(|p| p.resources.len()).map_err(|f| f.message)
+    };
+    assert_eq!(plan_of(10), Ok(10));
+    assert!(plan_of(800).is_err_and(|e| e.contains("more than a deployment may make")));
 }

@@ -29,11 +29,17 @@ pub(super) fn call(c: &Call<'_, '_>, lower: &str) -> Outcome {
             let chars = at.map(|at| text[..at].chars().count()).and_then(|n| i64::try_from(n).ok());
             c.number(chars.unwrap_or(-1))
         }
-        "replace" => c.string(c.text(0)?.replace(c.text(1)?, c.text(2)?)),
+        "replace" => {
+            let (text, old, new) = (c.text(0)?, c.text(1)?, c.text(2)?);
+            // Counted first: each place grows by what is put there.
+            c.makes(text.matches(old).count().saturating_mul(new.len()).saturating_add(text.len()))?;
+            c.string(text.replace(old, new))
+        }
         "split" => split(c),
         "join" => {
             let separator = c.text(1)?;
             let parts: Vec<Cow<'_, str>> = c.arguments[0].elements().iter().map(plain).collect();
+            c.makes(parts.len().saturating_mul(separator.len()))?;
             c.string(parts.join(separator))
         }
         "substring" => substring(c),
@@ -91,6 +97,8 @@ fn split(c: &Call<'_, '_>) -> Outcome {
     };
     let mut parts = vec![text];
     for separator in separators.into_iter().filter(|s| !s.is_empty()) {
+        let places: usize = parts.iter().map(|p| p.matches(separator).count()).sum();
+        c.makes(places.saturating_mul(size_of::<Node>()))?;
         parts = parts.into_iter().flat_map(|p| p.split(separator)).collect();
     }
     Ok(c.make(Kind::Array(parts.into_iter().map(|p| Node::text(p, c.span)).collect())))
@@ -151,7 +159,9 @@ fn format(c: &Call<'_, '_>) -> Outcome {
             }
             '{' => {
                 let place: String = chars.by_ref().take_while(|c| *c != '}').collect();
-                out.push_str(&placed(c, &place)?);
+                let placed = placed(c, &place)?;
+                c.makes(placed.len())?;
+                out.push_str(&placed);
             }
             ch => out.push(ch),
         }

@@ -256,3 +256,16 @@ fn rights_are_checked_before_anything_is_created() {
     assert_eq!(refused.status, 403);
     assert_eq!(refused.body.unwrap()["error"]["details"][0]["code"], "AuthorizationFailed");
 }
+
+#[test]
+fn a_template_that_would_fill_memory_is_refused() {
+    let mut w = World::with_group();
+    let mut variables = json!({"v0": "0123456789abcdef"});
+    for i in 1..40 {
+        variables[format!("v{i}")] = json!(format!("[concat(variables('v{0}'), variables('v{0}'))]", i - 1));
+    }
+    let template = json!({"resources": [], "variables": variables, "outputs": {"o": {"type": "string", "value": "[variables('v39')]"}}});
+    let done = deploy(&mut w, "laughs", &template);
+    assert_eq!(done["properties"]["provisioningState"], "Failed", "{done}");
+    assert!(done["properties"]["error"].to_string().contains("larger than"), "{done}");
+}
