@@ -29,6 +29,21 @@ pub fn array_at<'a>(document: &'a Value, path: &str) -> &'a [Value] {
     at(document, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// [`array_at`], to change it; `None` if there is no array.
+pub fn array_at_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Vec<Value>> {
+    let mut here = document;
+    for name in path.split('.') {
+        let map = here.as_object_mut()?;
+        // The spelling that [`get`] finds.
+        let spelled = match map.contains_key(name) {
+            true => name.to_owned(),
+            false => map.keys().find(|k| k.eq_ignore_ascii_case(name))?.clone(),
+        };
+        here = map.get_mut(&spelled)?;
+    }
+    here.as_array_mut()
+}
+
 /// [`at`], as a boolean; the strings `true` and `false` count too (templates send them).
 pub fn bool_at(document: &Value, path: &str) -> Option<bool> {
     match at(document, path)? {
@@ -79,25 +94,16 @@ pub fn set_default(document: &mut Value, path: &str, value: Value) {
     }
 }
 
-/// Removes the member at `path`, if there is one.
+/// Removes what is at `path`, in every spelling: a client may send one name twice, `MOAT` beside `Moat`, and
+/// neither may stay.
 pub fn remove(document: &mut Value, path: &str) {
-    let (parent, leaf) = match path.rsplit_once('.') {
-        Some((p, l)) => (Some(p), l),
-        None => (None, path),
-    };
-    let mut here = document;
-    if let Some(parent) = parent {
-        for name in parent.split('.') {
-            let Value::Object(map) = here else { return };
-            let Some(key) = map.keys().find(|k| k.eq_ignore_ascii_case(name)).cloned() else { return };
-            let Some(next) = map.get_mut(&key) else { return };
-            here = next;
+    let Value::Object(map) = document else { return };
+    match path.split_once('.') {
+        None => map.retain(|name, _| !name.eq_ignore_ascii_case(path)),
+        Some((first, rest)) => {
+            let parents = map.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case(first));
+            parents.for_each(|(_, parent)| remove(parent, rest));
         }
-    }
-    if let Value::Object(map) = here
-        && let Some(key) = map.keys().find(|k| k.eq_ignore_ascii_case(leaf)).cloned()
-    {
-        map.shift_remove(&key);
     }
 }
 
@@ -125,6 +131,23 @@ pub fn merge(target: &mut Value, patch: &Value) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn arrays_are_changed_where_they_are_read() {
+        let mut d = json!({"P": {"list": [0]}, "p": {"LIST": [1]}});
+        array_at_mut(&mut d, "p.list").unwrap().push(json!(2));
+        assert_eq!(array_at(&d, "p.list"), [json!(1), json!(2)]);
+        assert!(array_at_mut(&mut d, "p.none").is_none() && array_at_mut(&mut d, "p").is_none());
+    }
+
+    #[test]
+    fn no_spelling_of_a_removed_member_stays() {
+        let mut d = json!({"MOAT": 1, "Moat": 2, "a": {"b": 1, "B": 2, "c": 3}, "A": {"B": 4}, "moats": 5});
+        remove(&mut d, "moat");
+        remove(&mut d, "a.b");
+        remove(&mut d, "moats.x");
+        assert_eq!(d, json!({"a": {"c": 3}, "A": {}, "moats": 5}));
+    }
 
     #[test]
     fn names_match_without_case_and_keep_their_spelling() {

@@ -19,21 +19,21 @@ pub(crate) fn find<'a>(parent: &'a Value, array: &str, name: &str) -> Option<&'a
 
 /// Puts `element` in the place of the child of its name, or at the end.
 pub(crate) fn splice(parent: &mut Value, array: &str, name: &str, element: Value) {
-    let mut elements = document::array_at(parent, array).to_vec();
-    match position(parent, array, name) {
-        Some(at) => elements[at] = element,
-        None => elements.push(element),
+    let at = position(parent, array, name);
+    match (document::array_at_mut(parent, array), at) {
+        (Some(elements), Some(at)) => elements[at] = element,
+        (Some(elements), None) => elements.push(element),
+        (None, _) => document::set(parent, array, Value::Array(vec![element])),
     }
-    document::set(parent, array, Value::Array(elements));
 }
 
 /// Takes the child called `name` out.
 pub(crate) fn cut(parent: &mut Value, array: &str, name: &str) {
-    let mut elements = document::array_at(parent, array).to_vec();
-    if let Some(at) = position(parent, array, name) {
+    if let Some(at) = position(parent, array, name)
+        && let Some(elements) = document::array_at_mut(parent, array)
+    {
         elements.remove(at);
     }
-    document::set(parent, array, Value::Array(elements));
 }
 
 /// A child as it is stored: its name first, without the members that are rendered.

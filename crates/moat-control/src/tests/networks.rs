@@ -346,3 +346,41 @@ fn long_actions_answer_by_their_location() {
     );
     assert_eq!(w.send("POST {n}/networkInterfaces/none/effectiveRouteTable", None).status, 404);
 }
+
+#[test]
+fn no_spelling_of_the_platforms_own_member_is_taken_from_a_client() {
+    let mut w = World::with_group();
+    let body = r#"{"location": "westus2", "MOAT": {"owner": "x"}, "Moat": {"owner": "y", "ephemeral": true},
+        "properties": {"provisioningState": "A", "ProvisioningState": "B"}}"#;
+    w.have("{n}/networkSecurityGroups/a", body);
+    for method in ["PUT", "PATCH"] {
+        w.send(&format!("{method} {{n}}/networkSecurityGroups/a"), Some(body));
+        let id = moat_arm::ResourceId::parse(&super::expand("{n}/networkSecurityGroups/a")).unwrap();
+        let stored = &w.snapshot.get(&id).unwrap().body;
+        assert!(moat_arm::document::at(stored, "moat").is_none(), "{method}: {stored}");
+        assert!(moat_arm::document::at(stored, "properties.provisioningState").is_none(), "{method}: {stored}");
+    }
+}
+
+#[test]
+fn a_thousand_rules_are_written_in_one_go() {
+    let mut w = World::with_group();
+    let rules = |port: usize| -> Vec<serde_json::Value> {
+        let one = |i: usize| {
+            serde_json::json!({"name": format!("r{i}"), "properties": {"priority": 100 + i,
+            "direction": "Inbound", "access": "Allow", "protocol": "Tcp", "sourceAddressPrefix": "*", "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": (port + i).to_string()}})
+        };
+        (0..1000).map(one).collect()
+    };
+    for port in [1, 2_000] {
+        let body = serde_json::json!({"location": "westus2", "properties": {"securityRules": rules(port)}}).to_string();
+        let made = w.have("{n}/networkSecurityGroups/many", &body);
+        let made = made["properties"]["securityRules"].as_array().unwrap();
+        for (i, rule) in made.iter().enumerate() {
+            assert_eq!(rule["name"], format!("r{i}"), "in the order they were sent");
+            assert_eq!(rule["properties"]["destinationPortRange"], (port + i).to_string());
+        }
+        assert_eq!(made.len(), 1000);
+    }
+}

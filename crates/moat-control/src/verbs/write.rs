@@ -3,7 +3,7 @@
 //! A PUT or PATCH of a document and a PUT of an embedded child all end here with the whole new
 //! document, so a rule about a subnet bites the same way whichever way the subnet came.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moat_arm::{ApiError, Batch, ResourceId, Stored, document};
 use moat_model::ResourceType;
@@ -130,6 +130,8 @@ fn operation_headers(
 struct Child {
     kind: &'static ResourceType,
     array: &'static str,
+    /// Where in the array it stands.
+    at: usize,
     name: String,
     /// The element before, if there was one.
     before: Option<Value>,
@@ -158,6 +160,12 @@ impl Children {
                     return Err(invalid_format(array, &format!("'{array}' is not an array")));
                 }
             }
+            // By name, since a search for each of a thousand rules would be a million comparisons.
+            let mut known = BTreeMap::new();
+            for element in document::array_at(old, array) {
+                let name = document::str_at(element, "name").unwrap_or_default();
+                known.entry(name.to_ascii_lowercase()).or_insert(element);
+            }
             let mut seen = BTreeSet::new();
             let mut elements = Vec::new();
             for element in document::array_at(&write.body, array) {
@@ -176,7 +184,7 @@ impl Children {
                         format!("Resource {} has two child resources with the same name ({name}).", write.id),
                     ));
                 }
-                let before = embedded::find(old, array, name).cloned();
+                let before = known.get(&name.to_ascii_lowercase()).map(|b| (*b).clone());
                 let name = before.as_ref().and_then(|b| document::str_at(b, "name")).unwrap_or(name).to_owned();
                 let mut form = embedded::stored_form(element, &name);
                 let id = write.id.child(segment, &name);
@@ -184,8 +192,8 @@ impl Children {
                 (child.inherit)(&w.type_ctx(), &mut inner);
                 form = inner.body;
                 let changed = before.as_ref() != Some(&form);
+                all.here.push(Child { kind: child, array, at: elements.len(), name, before, changed });
                 elements.push(form);
-                all.here.push(Child { kind: child, array, name, before, changed });
             }
             for element in document::array_at(old, array) {
                 let name = document::str_at(element, "name").unwrap_or_default();
@@ -198,8 +206,13 @@ impl Children {
         Ok(all)
     }
 
-    fn changed<'a>(&'a self, parent: &'a Value) -> impl Iterator<Item = (&'a Child, &'a Value)> {
-        self.here.iter().filter(|c| c.changed).filter_map(move |c| Some((c, embedded::find(parent, c.array, &c.name)?)))
+    fn changed<'s, 'p>(&'s self, parent: &'p Value) -> impl Iterator<Item = (&'s Child, &'p Value)> {
+        self.here.iter().filter(|c| c.changed).filter_map(move |c| {
+            // Where it stood when it was read, unless something was put before it since.
+            let there = document::array_at(parent, c.array).get(c.at);
+            let named = there.filter(|e| document::str_at(e, "name") == Some(&c.name));
+            Some((c, named.or_else(|| embedded::find(parent, c.array, &c.name))?))
+        })
     }
 
     /// Runs each changed child's own rules and completion, and `on_delete` of those gone.
@@ -222,10 +235,14 @@ impl Children {
             }
             (child.kind.complete)(ctx, &mut write)?;
             (child.kind.on_write)(ctx, &write, extra)?;
-            completed.push((child.array, child.name.clone(), write.body));
+            completed.push((child, write.body));
         }
-        for (array, name, element) in completed {
-            embedded::splice(&mut parent.body, array, &name, element);
+        for (child, element) in completed {
+            let there = document::array_at_mut(&mut parent.body, child.array).and_then(|all| all.get_mut(child.at));
+            match there.filter(|e| document::str_at(e, "name") == Some(&child.name)) {
+                Some(slot) => *slot = element,
+                None => embedded::splice(&mut parent.body, child.array, &child.name, element),
+            }
         }
         Ok(())
     }
