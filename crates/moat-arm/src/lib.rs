@@ -7,6 +7,7 @@ pub mod access;
 pub mod document;
 pub mod error;
 pub mod id;
+mod ordered;
 pub mod snapshot;
 pub mod syntax;
 pub mod template;

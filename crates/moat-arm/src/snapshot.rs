@@ -5,13 +5,13 @@
 //! routes, peerings) are stored in the parent's document, not under keys of their own.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::id::ResourceId;
+use crate::ordered::Ordered;
 
 /// One stored document.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,20 +83,17 @@ impl Batch {
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     seq: u64,
-    documents: Arc<Documents>,
+    documents: Arc<Ordered>,
     /// The same documents by lower-cased type, so that a commit copies only the types it touches.
-    by_type: Arc<BTreeMap<Arc<str>, Arc<Documents>>>,
+    by_type: Arc<BTreeMap<Arc<str>, Arc<Ordered>>>,
 }
-
-/// Keys are shared, so that copying a map for the next snapshot copies no text.
-type Documents = BTreeMap<Arc<str>, Arc<Stored>>;
 
 impl Snapshot {
     /// A snapshot from stored documents, at `seq`.
     pub fn from_documents(seq: u64, documents: impl IntoIterator<Item = Stored>) -> Self {
-        let documents: Documents = documents.into_iter().map(|d| (Arc::from(d.id.key()), Arc::new(d))).collect();
-        let mut by_type = BTreeMap::<Arc<str>, Documents>::new();
-        for (key, document) in &documents {
+        let documents: Ordered = documents.into_iter().map(|d| (Arc::from(d.id.key()), Arc::new(d))).collect();
+        let mut by_type = BTreeMap::<Arc<str>, Ordered>::new();
+        for (key, document) in documents.from("") {
             by_type.entry(type_key(&document.id)).or_default().insert(key.clone(), document.clone());
         }
         let by_type = by_type.into_iter().map(|(kind, documents)| (kind, Arc::new(documents))).collect();
@@ -126,13 +123,13 @@ impl Snapshot {
     /// Every document strictly below `scope`, in key order.
     pub fn below<'a>(&'a self, scope: &ResourceId) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
         let prefix = format!("{}/", scope.key());
-        self.documents.range::<str, _>(from(&prefix)).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
+        self.documents.from(&prefix).take_while(move |(k, _)| k.starts_with(&prefix)).map(|(_, d)| d)
     }
 
     /// Every document whose key starts with `prefix` (lower-case), in key order. For prefixes that are
     /// not themselves ids, such as `{scope}/providers/microsoft.authorization/roleassignments/`.
     pub fn with_key_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
-        self.documents.range::<str, _>(from(prefix)).take_while(move |(k, _)| k.starts_with(prefix)).map(|(_, d)| d)
+        self.documents.from(prefix).take_while(move |(k, _)| k.starts_with(prefix)).map(|(_, d)| d)
     }
 
     /// Every document, in key order.
@@ -181,7 +178,7 @@ impl Snapshot {
                     documents.insert(key, document);
                 }
                 Change::Delete { id } => {
-                    if documents.remove(id.key()).is_some()
+                    if documents.remove(id.key())
                         && let Some(of_type) = by_type.get_mut(&type_key(id))
                     {
                         Arc::make_mut(of_type).remove(id.key());
@@ -190,11 +187,6 @@ impl Snapshot {
             }
         }
     }
-}
-
-/// All keys not below `key`.
-fn from(key: &str) -> (Bound<&str>, Bound<&str>) {
-    (Bound::Included(key), Bound::Unbounded)
 }
 
 fn type_key(id: &ResourceId) -> Arc<str> {
