@@ -3,6 +3,8 @@
 //! Measured from the model's value to the kernel: plan, diff, apply. The baseline makes the very
 //! same objects by `ip -batch` and `nft -f`, the fastest way without a program of one's own.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use moat_bench::documents::{Rules, Shape};
 use moat_bench::report::{Goal, Machine, Row, timed};
@@ -13,6 +15,8 @@ use crate::note;
 
 /// Rules each way of the group at the subnet and at each NIC.
 const RULES: u16 = 10;
+/// The kernel takes namespaces apart in the background; what comes next should not pay for it.
+const REST: Duration = Duration::from_millis(500);
 /// The goal of the project for 100 nodes.
 const HUNDRED_NODES_MILLISECONDS_MAX: f64 = 1_000.0;
 
@@ -47,6 +51,7 @@ fn attach(nodes: u16, rounds: usize, machine: Machine) -> Result<Vec<Row>> {
         let (time, done) = timed(|| applier.destroy());
         done.context("removing")?;
         down.push(time);
+        std::thread::sleep(REST);
 
         let mut applier = Applier::new(sandbox::PINS)?;
         applier.apply(&diff(&HostPlan::default(), &before)).context("making the empty network")?;
@@ -55,6 +60,7 @@ fn attach(nodes: u16, rounds: usize, machine: Machine) -> Result<Vec<Row>> {
             sandbox::run(std::process::Command::new("ip").args(["netns", "del", ns]))?;
         }
         applier.destroy().context("removing")?;
+        std::thread::sleep(REST);
     }
     let name = |what: &str| format!("nodes: {what} {nodes}");
     let attached = Row::new(name("attach"), "ms", whole, machine).against("ip -batch + nft -f", &baseline);

@@ -17,7 +17,8 @@ use crate::note;
 /// The goals of the project.
 const WARM_START_MILLISECONDS_MAX: f64 = 50.0;
 const IDLE_MIB_MAX: f64 = 30.0;
-/// How long an environment rests before its memory is read.
+/// How long an environment rests before its memory is read; also between an end and the next start, since
+/// the kernel takes the namespaces of the last one apart in the background and makes new ones wait for it.
 const REST: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -33,6 +34,8 @@ pub(crate) fn run(binary: &Path, quick: bool) -> Result<Vec<Row>> {
         let (time, done) = timed(|| environment.up());
         done?;
         cold.push(time);
+        drop(environment);
+        std::thread::sleep(REST);
     }
 
     let environment = Environment::new(binary)?;
@@ -42,6 +45,7 @@ pub(crate) fn run(binary: &Path, quick: bool) -> Result<Vec<Row>> {
     let trust = Trust::new(&access.ca)?;
     let bearer = runtime.block_on(token(environment.port, &trust, &access)).context("asking for a token")?;
     environment.down()?;
+    std::thread::sleep(REST);
 
     note(format_args!("{rounds} warm starts"));
     let (mut first, mut ready, mut python, mut truth) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -63,6 +67,7 @@ pub(crate) fn run(binary: &Path, quick: bool) -> Result<Vec<Row>> {
             memories.push(seen.map(|m| (m.name, m.rss, m.pss)).collect());
         }
         environment.down()?;
+        std::thread::sleep(REST);
         python.push(spawn(Command::new("python3").args(["-c", "pass"]))?);
         truth.push(spawn(&mut Command::new("/bin/true"))?);
     }
@@ -75,6 +80,7 @@ pub(crate) fn run(binary: &Path, quick: bool) -> Result<Vec<Row>> {
         let output = output?;
         anyhow::ensure!(output.status.success(), "--ephemeral: {}", String::from_utf8_lossy(&output.stderr));
         ephemeral.push(time);
+        std::thread::sleep(REST);
     }
 
     rows.push(
