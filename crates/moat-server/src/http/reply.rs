@@ -70,7 +70,11 @@ impl Reply {
     pub(crate) fn into_response(self) -> http::Response<Full<Bytes>> {
         let (content_type, body) = match self.body {
             Body::None => (None, Vec::new()),
-            Body::Json(value) => (Some("application/json; charset=utf-8"), value.to_string().into_bytes()),
+            Body::Json(value) => {
+                // Straight to bytes: `to_string` goes through the formatter, one call a token. A `Value`
+                // has text for keys and no failing parts, so there is always a text of it.
+                (Some("application/json; charset=utf-8"), serde_json::to_vec(&value).unwrap_or_default())
+            }
             Body::Bytes(content_type, bytes) => (Some(content_type), bytes),
         };
         let mut response = http::Response::new(Full::new(Bytes::from(body)));
