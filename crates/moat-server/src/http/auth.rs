@@ -11,8 +11,9 @@ use crate::token::{Audience, Denied};
 pub(crate) async fn principal(server: &Server, call: &Call, audience: Audience) -> Result<Principal, Reply> {
     let now = server.clock.now();
     server.authority.authenticate(call.header("authorization"), audience, now).await.map_err(|denied| {
-        // The reason, never the token.
-        tracing::info!(host = call.host, reason = ?denied, "token refused");
+        // The reason, never the token. Not at a level that is kept by default: any local user can cause these,
+        // and could fill the disk.
+        tracing::debug!(host = call.host, reason = ?denied, "token refused");
         let challenge = format!(
             "Bearer authorization_uri=\"https://login.microsoftonline.com/{}\", error=\"invalid_token\", error_description=\"{}\"",
             server.environment.tenant,
@@ -27,4 +28,11 @@ pub(crate) async fn principal(server: &Server, call: &Call, audience: Audience) 
         );
         Reply::error(denied.to_error()).with("WWW-Authenticate", challenge)
     })
+}
+
+/// At services that need no token: one that is sent must still be ours, or it is somebody's real one.
+pub(crate) async fn foreign(server: &Server, call: &Call) -> Option<Reply> {
+    let is_bearer = |value: &str| value.trim().get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
+    call.header("authorization").filter(|value| is_bearer(value))?;
+    principal(server, call, Audience::Any).await.err()
 }

@@ -190,6 +190,10 @@ fn origin(connection: &Connection) -> Origin {
 /// Host and Origin rules. The host name decides who answers.
 fn admit(connection: &Connection, parts: &http::request::Parts) -> Result<(String, Handler), Reply> {
     let refuse = |status, code, text: String| Err(Reply::error(ApiError::new(status, code, text)));
+    // Whoever looks at the other one would see another request (RFC 9112 3.2).
+    if parts.headers.get_all(http::header::HOST).iter().count() > 1 {
+        return refuse(400, "InvalidHostName", "A request names one host.".to_owned());
+    }
     // An absolute-form target overrides Host (RFC 9112 3.2.2).
     let authority = match parts.uri.authority() {
         Some(authority) => authority.as_str(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,20 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use moat_arm::ApiError;
 use moat_control::{Method, Origin};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Longest body; ARM's own limit is 4 MiB.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What of a body is read for anybody. More is read for few at a time, since callers are not known before their
+/// request is whole: a thousand connections of strangers must not fill the memory.
+const BODY_BYTES_FREE: usize = 64 * 1024;
+
+/// Bodies longer than [`BODY_BYTES_FREE`] held at a time.
+const LONG_BODIES_MAX: usize = 16;
+
+/// Places for long bodies. One for the process, since its memory is one, however many listeners it has.
+static LONG_BODIES: Semaphore = Semaphore::const_new(LONG_BODIES_MAX);
 
 /// How much of a body that is too long is still read before the connection is cut.
 const BODY_DISCARD_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
@@ -37,6 +49,8 @@ pub struct Call {
     pub peer: SocketAddr,
     headers: Redacted,
     body: Bytes,
+    /// Held while a long body is.
+    _long: Option<Arc<SemaphorePermit<'static>>>,
 }
 
 /// Headers carry tokens, so they do not show in `Debug`.
@@ -61,8 +75,8 @@ impl Call {
         let method = method(&parts.method)?;
         let path = path(parts.uri.path())?;
         let query = parts.uri.query().map(query).unwrap_or_default();
-        let body = match tokio::time::timeout(BODY_READ_SECONDS_MAX, read_body(body)).await {
-            Ok(Some(body)) if body.len() <= BODY_BYTES_MAX => body,
+        let (body, long) = match tokio::time::timeout(BODY_READ_SECONDS_MAX, read_body(body)).await {
+            Ok(Some((body, long))) if body.len() <= BODY_BYTES_MAX => (body, long),
             // Not 413: azureml-core would send it again and again (PROTOCOL 0.9).
             Ok(Some(_)) => {
                 return Err(ApiError::bad_request(
@@ -74,7 +88,17 @@ impl Call {
                 return Err(ApiError::bad_request("InvalidRequestContent", "The request content could not be read."));
             }
         };
-        Ok(Self { method, host, path, query, origin, peer, headers: Redacted(parts.headers), body })
+        Ok(Self {
+            method,
+            host,
+            path,
+            query,
+            origin,
+            peer,
+            headers: Redacted(parts.headers),
+            body,
+            _long: long.map(Arc::new),
+        })
     }
 
     /// A header, if it is there and is text.
@@ -97,18 +121,22 @@ impl Call {
 
 /// The body, or its first bytes beyond the limit. Reads (and forgets) some more than is allowed: a
 /// client that is cut off while it sends would see a broken connection instead of the reason.
-async fn read_body(mut body: Incoming) -> Option<Bytes> {
+async fn read_body(mut body: Incoming) -> Option<(Bytes, Option<SemaphorePermit<'static>>)> {
     let mut kept = Vec::new();
     let mut read = 0;
+    let mut long = None;
     while read <= BODY_DISCARD_BYTES_MAX {
-        let Some(frame) = body.frame().await else { return Some(kept.into()) };
+        let Some(frame) = body.frame().await else { break };
         let Ok(data) = frame.ok()?.into_data() else { continue };
         read += data.len();
+        if long.is_none() && read > BODY_BYTES_FREE {
+            long = Some(LONG_BODIES.acquire().await.ok()?);
+        }
         if kept.len() <= BODY_BYTES_MAX {
             kept.extend_from_slice(&data);
         }
     }
-    Some(kept.into())
+    Some((kept.into(), long))
 }
 
 fn method(method: &http::Method) -> Result<Method, ApiError> {

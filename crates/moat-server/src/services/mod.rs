@@ -36,6 +36,11 @@ pub enum Handler {
 
 /// Answers one call.
 pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Reply {
+    if matches!(handler, Handler::Blob | Handler::Telemetry | Handler::Absent)
+        && let Some(refusal) = crate::http::auth::foreign(server, &call).await
+    {
+        return refusal;
+    }
     match handler {
         Handler::Login => login::answer(server, &call).await,
         Handler::Arm => match metadata::answer(server, &call) {

@@ -97,6 +97,57 @@ fn what_is_too_large_is_refused_once_and_for_all() {
 }
 
 #[test]
+fn a_request_names_one_host() {
+    let server = Harness::start();
+    let mut connection = server.connect("management.azure.com");
+    let second = [("Host", "graph.microsoft.com")];
+    let answer = connection.call("GET", "management.azure.com", SUBSCRIPTIONS, &second, "");
+    assert_eq!(answer.refusal(), (400, "InvalidHostName".to_owned()));
+}
+
+#[test]
+fn tokens_of_others_are_refused_where_none_is_needed() {
+    let server = Harness::start();
+    let token = server.token("https://storage.azure.com");
+    for (method, url) in [
+        ("GET", "acct.blob.core.windows.net/c/b"),
+        ("PUT", "acct.blob.core.windows.net/c/b"),
+        ("GET", "portal.azure.com/"),
+        ("POST", "dc.services.visualstudio.com/v2/track"),
+    ] {
+        let with = |token: &str| server.call(method, url, &[("Authorization", &format!("Bearer {token}"))], "").status;
+        assert_eq!(with(&format!("{token}x")), 401, "{url}");
+        assert_ne!(with(&token), 401, "{url}");
+    }
+}
+
+#[test]
+fn many_unfinished_bodies_of_strangers_take_little_memory() {
+    const STRANGERS: usize = 64;
+    let server = Harness::start();
+    let resident = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = resident();
+    let part = "x".repeat(3 << 20);
+    // They send most of a long body, without a token, and then wait. What is not read stays in the kernel's buffers.
+    let held: Vec<_> = (0..STRANGERS)
+        .map(|_| {
+            let mut connection = server.connect("management.azure.com");
+            connection.send_in_part("PUT", "management.azure.com", SUBSCRIPTIONS, &part);
+            connection
+        })
+        .collect();
+    let all = STRANGERS * part.len();
+    let grown = resident().saturating_sub(before);
+    assert!(grown < all / 2, "{} MiB for {} MiB", grown >> 20, all >> 20);
+    // Short requests go on.
+    assert_eq!(server.arm("GET", SUBSCRIPTIONS, None).status, 200);
+    drop(held);
+}
+
+#[test]
 fn unimplemented_services_answer_fast_and_finally() {
     let server = Harness::start();
     assert_eq!(server.call("GET", "aka.ms/azExtCmdTree", &[], "").status, 404);
