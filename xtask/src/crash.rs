@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let before = HostView::take()?;
         let mut world = World::start(&moat, home.path())?;
         let api = Api::new(world.port()?, world.place()?)?;
-        let wrong = if round == 0 {
+        let mut wrong = if round == 0 {
             runtime.block_on(load::prepare(&api)).context("preparing the load")?;
             Vec::new()
         } else {
@@ -89,7 +89,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             ("ended in order".to_owned(), 0)
         };
         written += wrote;
-        let mut wrong = wrong;
         wrong.extend(world.gone()?);
         wrong.extend(before.leaks(&HostView::take()?));
         // A round is judged by what the kill before it did: the first has none.
@@ -122,6 +121,7 @@ fn compare(runtime: &tokio::runtime::Runtime, world: &World, api: &Api, ledger: 
             }
             Some(text) if Instant::now() > deadline => {
                 wrong.push(format!("after {} s: {text}", CONVERGE_MAX.as_secs()));
+                ledger.forget_demand();
                 return Ok(wrong);
             }
             Some(_) => std::thread::sleep(LOOK_EVERY),

@@ -43,9 +43,10 @@ impl Ledger {
     }
 
     /// Reads every document and says what is not as it was acknowledged. What turns out to have been
-    /// applied without an answer counts as acknowledged from here on.
+    /// applied without an answer counts as acknowledged from here on; what is wrong is told once and forgotten.
     pub(super) async fn compare(&mut self, api: &Api) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
+        let mut forget = Vec::new();
         let mut connection = api.connect().await?;
         for (path, entry) in &mut self.entries {
             let answer = connection.send("GET", path, None).await?;
@@ -54,6 +55,7 @@ impl Ledger {
                 404 => None,
                 other => {
                     wrong.push(format!("GET {path}: {other} {}", answer.body));
+                    forget.push(path.clone());
                     continue;
                 }
             };
@@ -65,12 +67,14 @@ impl Ledger {
                 continue;
             }
             entry.unanswered = None;
-            if let Some(text) = differs(&entry.acknowledged, found) {
+            let version = || format!("version {:?} was acknowledged, {etag:?} is there", entry.etag);
+            let other = (entry.etag != etag).then(version);
+            if let Some(text) = differs(&entry.acknowledged, found).or(other) {
                 wrong.push(format!("{path}: {text}"));
-            } else if entry.etag != etag {
-                wrong.push(format!("{path}: version {:?} was acknowledged, {etag:?} is there", entry.etag));
+                forget.push(path.clone());
             }
         }
+        self.entries.retain(|path, _| !forget.contains(path));
         Ok(wrong)
     }
 
@@ -90,6 +94,11 @@ impl Ledger {
     /// What was not answered has been settled one way or the other.
     pub(super) fn settle_demand(&mut self) {
         self.demand_unanswered = None;
+    }
+
+    /// It was told that the nodes aimed at are not those asked for.
+    pub(super) fn forget_demand(&mut self) {
+        (self.demand, self.demand_unanswered) = (None, None);
     }
 }
 
