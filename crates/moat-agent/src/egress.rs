@@ -65,7 +65,7 @@ impl Egress {
                     && index + 1 == config.destinations.len()
                     && let Some(connection) = connection
                 {
-                    let status = Status { node_id: config.node_id.clone(), findings: self.findings() };
+                    let status = Status { node_id: config.node_id.clone(), findings: self.findings(), run: None };
                     let _ = report(connection, config, &status);
                 }
             }

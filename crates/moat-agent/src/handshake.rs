@@ -13,6 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::work::RunReport;
+
 /// Longest line either side accepts.
 pub const LINE_BYTES_MAX: u64 = 16 * 1024;
 
@@ -84,6 +86,9 @@ pub struct Status {
     pub node_id: String,
     /// What it could reach.
     pub findings: Vec<Finding>,
+    /// The run it has, if any.
+    #[serde(default)]
+    pub run: Option<RunReport>,
 }
 
 /// The code of `role` for this connection.
@@ -171,7 +176,7 @@ mod tests {
     fn status() -> Status {
         let finding = |reach| Finding { label: "l".to_owned(), address: None, port: 443, source_port: None, reach };
         let findings = [Reach::Untried, Reach::Reached, Reach::Failed("why".to_owned())].map(finding).to_vec();
-        Status { node_id: "n".to_owned(), findings }
+        Status { node_id: "n".to_owned(), findings, run: None }
     }
 
     fn talk(node_key: &'static [u8], service_key: &[u8], ask_port: u16) -> (io::Result<()>, io::Result<Status>) {

@@ -14,6 +14,8 @@ pub mod dns;
 pub mod egress;
 pub mod handshake;
 pub mod inbound;
+pub mod spec;
+pub mod work;
 
 pub use config::{AgentConfig, Mode};
 pub use egress::Egress;

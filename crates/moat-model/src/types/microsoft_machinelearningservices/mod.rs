@@ -6,6 +6,7 @@ pub mod compute_rules;
 pub mod computes;
 pub mod locations;
 pub mod nodes;
+pub mod runs;
 pub mod vm_sizes;
 pub mod workspaces;
 
