@@ -40,9 +40,12 @@ pub fn serve(config: &AgentConfig, egress: &Arc<Egress>) -> io::Result<Infallibl
                 let served = std::thread::Builder::new().spawn(move || {
                     let _ = stream.set_read_timeout(Some(PEER_SILENCE_MAX));
                     let _ = stream.set_write_timeout(Some(PEER_SILENCE_MAX));
-                    let status = Status { node_id: node_id.clone(), findings: egress.findings(), run: None };
                     // A failed handshake is the peer's problem; the node tells nobody anything.
-                    let _ = handshake::answer(stream, &key, &node_id, address.port(), &status);
+                    let _ = handshake::answer(stream, &key, &node_id, address.port(), |_| Status {
+                        node_id: node_id.clone(),
+                        findings: egress.findings(),
+                        run: None,
+                    });
                     open_here.fetch_sub(1, Ordering::SeqCst);
                 });
                 if served.is_err() {
