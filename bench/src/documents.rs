@@ -230,7 +230,12 @@ pub fn request(method: Method, path: String, body: Option<String>) -> ArmRequest
         path,
         query: BTreeMap::from([("api-version".to_owned(), API_VERSION.to_owned())]),
         body,
-        principal: Principal { object_id: OWNER.to_owned(), app_id: OWNER.to_owned(), name: "bench".to_owned() },
+        principal: Principal {
+            object_id: OWNER.to_owned(),
+            app_id: OWNER.to_owned(),
+            name: "bench".to_owned(),
+            run: None,
+        },
         origin: Origin::Public,
         if_match: None,
         if_none_match: None,

@@ -31,4 +31,4 @@ mod tests;
 pub use access::bootstrap;
 pub use decide::{decide, decide_with};
 pub use groups::pending_deletions;
-pub use request::{ArmRequest, Ctx, Decision, Method, Origin, Principal};
+pub use request::{ArmRequest, Ctx, Decision, Method, Origin, Principal, RunScope};

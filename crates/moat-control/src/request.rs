@@ -32,6 +32,17 @@ pub struct Principal {
     pub app_id: String,
     /// Display name for error texts.
     pub name: String,
+    /// The one run this principal is, where a job shows its own token (ADR 5.6); `None` for people and services.
+    pub run: Option<RunScope>,
+}
+
+/// All that a run's token is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunScope {
+    /// ARM id of the workspace, as issued.
+    pub workspace: String,
+    /// Name of the run.
+    pub run: String,
 }
 
 /// From where a request came; service firewalls of later parts decide by it.

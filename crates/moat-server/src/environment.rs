@@ -99,6 +99,7 @@ impl Environment {
             object_id: self.object_id.clone(),
             app_id: self.client_id.clone(),
             name: format!("moat-{}", self.name),
+            run: None,
         }
     }
 }

@@ -178,6 +178,7 @@ impl Work<'_> {
                 object_id: auto::SERVICE_PRINCIPAL.to_owned(),
                 app_id: auto::SERVICE_PRINCIPAL.to_owned(),
                 name: "Azure Machine Learning".to_owned(),
+                run: None,
             },
             origin: Origin::Service,
             if_match: None,

@@ -100,6 +100,7 @@ impl World {
                 object_id: self.principal.clone(),
                 app_id: self.principal.clone(),
                 name: "me".to_owned(),
+                run: None,
             },
             origin: self.origin.clone(),
             if_match: None,

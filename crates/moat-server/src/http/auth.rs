@@ -1,5 +1,6 @@
 //! Every call but public discovery passes here first.
 
+use moat_arm::ApiError;
 use moat_control::Principal;
 
 use super::reply::Reply;
@@ -7,8 +8,25 @@ use super::request::Call;
 use crate::server::Server;
 use crate::token::{Audience, Denied};
 
-/// Who calls, or the refusal to send.
+/// Who calls, or the refusal to send. Not a run: its token is good for nothing but its own run, so only services
+/// that check which run it is ask by [`principal_or_run`].
 pub(crate) async fn principal(server: &Server, call: &Call, audience: Audience) -> Result<Principal, Reply> {
+    let principal = principal_or_run(server, call, audience).await?;
+    match &principal.run {
+        None => Ok(principal),
+        Some(scope) => Err(Reply::error(ApiError::new(
+            403,
+            "AuthorizationFailed",
+            format!(
+                "The token of run '{}' is good for that run's own records at the Machine Learning endpoint, and for nothing at `{}`.",
+                scope.run, call.host
+            ),
+        ))),
+    }
+}
+
+/// Who calls, a run of a job included. The caller must hold every answer against [`Principal::run`].
+pub(crate) async fn principal_or_run(server: &Server, call: &Call, audience: Audience) -> Result<Principal, Reply> {
     let now = server.clock.now();
     server.authority.authenticate(call.header("authorization"), audience, now).await.map_err(|denied| {
         // The reason, never the token. Not at a level that is kept by default: any local user can cause these,

@@ -175,7 +175,7 @@ fn identity(snapshot: &Snapshot, vnet: &str, address: &str) -> Option<Principal>
     })?;
     let compute = node.id.parent()?;
     let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, compute.key().as_bytes()).to_string();
-    Some(Principal { object_id: id.clone(), app_id: id, name: compute.name().to_owned() })
+    Some(Principal { object_id: id.clone(), app_id: id, name: compute.name().to_owned(), run: None })
 }
 
 /// Keeps the sockets of the fabric open as long as their namespace is wanted.

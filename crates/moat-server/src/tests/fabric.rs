@@ -85,6 +85,7 @@ fn a_node_gets_its_own_identity_and_only_that() {
             object_id: "node-oid".to_owned(),
             app_id: "node-app".to_owned(),
             name: "node-0".to_owned(),
+            run: None,
         })
     });
     let (status, body) = imds(&server, token, "Metadata: true\r\n");

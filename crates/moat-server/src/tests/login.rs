@@ -187,3 +187,19 @@ fn graph_knows_the_environments_own_principal() {
     assert_eq!(found.json()["value"][0]["@odata.type"], "#microsoft.graph.servicePrincipal");
     assert_eq!(found.json()["value"][0]["id"], object.as_str());
 }
+
+#[test]
+fn a_runs_token_opens_neither_arm_nor_graph_nor_computes_and_half_a_scope_is_no_token() {
+    let server = Harness::start();
+    let scope = |workspace: bool| {
+        server.minted(|claims| {
+            claims.moat_run = Some("r1".to_owned());
+            claims.moat_workspace = workspace.then(|| "/subscriptions/s/resourceGroups/g/providers/M/w/a".to_owned());
+        })
+    };
+    let ask = |url: &str, token: &str| server.call("GET", url, &[("Authorization", &format!("Bearer {token}"))], "");
+    for url in ["management.azure.com/subscriptions?api-version=2024-11-01", "dc.services.visualstudio.com/v2/track"] {
+        assert_eq!(ask(url, &scope(true)).refusal(), (403, "AuthorizationFailed".to_owned()), "{url}");
+        assert_eq!(ask(url, &scope(false)).status, 401, "{url}");
+    }
+}

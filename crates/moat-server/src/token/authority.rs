@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use moat_arm::ApiError;
-use moat_control::Principal;
+use moat_control::{Principal, RunScope};
 use tokio::sync::watch;
 
 use super::jwt::{Claims, KeyError, SigningKey};
@@ -174,6 +174,8 @@ impl Authority {
             uti: random::uuid().simple().to_string(),
             ver: "1.0".to_owned(),
             app_displayname: principal.name.clone(),
+            moat_run: principal.run.as_ref().map(|scope| scope.run.clone()),
+            moat_workspace: principal.run.as_ref().map(|scope| scope.workspace.clone()),
         }
     }
 
@@ -202,10 +204,17 @@ impl Authority {
         if !audience.accepts(&claims.aud) {
             return Err(Denied::Audience);
         }
+        let run = match (&claims.moat_run, &claims.moat_workspace) {
+            (Some(run), Some(workspace)) => Some(RunScope { workspace: workspace.clone(), run: run.clone() }),
+            (None, None) => None,
+            // Half a scope would be a wider one.
+            _ => return Err(Denied::Forged),
+        };
         Ok(Principal {
             object_id: claims.oid.clone(),
             app_id: claims.appid.clone(),
             name: claims.app_displayname.clone(),
+            run,
         })
     }
 

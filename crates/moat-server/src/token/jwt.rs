@@ -65,6 +65,12 @@ pub struct Claims {
     pub ver: String,
     /// Display name of the application.
     pub app_displayname: String,
+    /// Name of the run whose token this is; with [`Claims::moat_workspace`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moat_run: Option<String>,
+    /// ARM id of that run's workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moat_workspace: Option<String>,
 }
 
 #[derive(Deserialize)]
