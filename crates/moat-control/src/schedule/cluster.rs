@@ -9,13 +9,15 @@
 //! Azure's rules behind it: network-semantics 19.1-19.6, 20.4, 20.5; catalogue AML-RES-001..011,
 //! AML-LIF-001, 002, 014, 015, 018, AML-PRE-006.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use moat_arm::{ApiError, Batch, Change, ResourceId, Snapshot, document};
+use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use serde_json::{Value, json};
 
+use super::job;
+use super::observed::{NodeVerdict, Observed};
 use crate::decide::decide;
 use crate::request::{ArmRequest, Ctx, Method, Origin, Principal};
 
@@ -28,21 +30,8 @@ pub const NODES_PER_SET: u32 = 100;
 /// Type of a compute, as its documents spell it.
 pub const COMPUTE: &str = "Microsoft.MachineLearningServices/workspaces/computes";
 
-/// What packets said about one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeVerdict {
-    /// Every management path stands.
-    Reachable,
-    /// At least one path is stopped; the text names what stops it.
-    Blocked(String),
-}
-
-/// What was seen since, by node document key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// Latest verdict of each node; a node not tried yet is absent.
-    pub nodes: BTreeMap<String, NodeVerdict>,
-}
+/// Since when jobs wait for a cluster that has no node they could use.
+pub(crate) const NO_NODE_SINCE: &str = "moat.noNodeSince";
 
 /// A cluster document as the scheduler reads it.
 #[derive(Debug)]
@@ -52,8 +41,11 @@ struct Cluster {
     minimum: u32,
     maximum: u32,
     idle: SignedDuration,
+    /// Nodes somebody asked for.
     demand: u32,
-    demand_since: Timestamp,
+    demand_since: Option<Timestamp>,
+    /// Nodes that jobs need.
+    jobs: u32,
 }
 
 /// A node document as the scheduler reads it.
@@ -63,51 +55,30 @@ struct Node {
     index: u32,
     state: String,
     since: Timestamp,
+    has_run: bool,
     body: Value,
 }
 
-/// Every cluster, one step further. The batch is empty when nothing is to be done.
-pub fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
+/// Every cluster, one step further.
+pub(super) fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
     let mut work = Work { snapshot: snapshot.clone(), batch: Batch::default(), ctx, requests: 0 };
-    let clusters: Vec<Cluster> =
-        snapshot.of_type(COMPUTE).filter_map(|d| Cluster::read(&d.id, &d.body, ctx.now)).collect();
-    for cluster in clusters {
+    let jobs = job::demand(snapshot);
+    let clusters: Vec<Cluster> = snapshot.of_type(COMPUTE).filter_map(|d| Cluster::read(&d.id, &d.body)).collect();
+    for mut cluster in clusters {
+        cluster.jobs = jobs.get(cluster.id.key()).copied().unwrap_or(0);
         if document::str_at(&cluster.body, "properties.provisioningState") == Some("Deleting") {
             work.delete_cluster(&cluster);
         } else {
             work.step_cluster(cluster, observed);
         }
     }
-    let mut batch = net_effect(snapshot, &work.snapshot, &work.batch);
-    batch.audit.operation = "Microsoft.MachineLearningServices/clusters/reconcile".to_owned();
-    batch.audit.principal = auto::SERVICE_PRINCIPAL.to_owned();
-    batch
+    work.batch
 }
 
-/// What `done` changed in the end. A step that makes and removes the same thing again changed
-/// nothing; were it a commit, it would wake the next step for ever.
-fn net_effect(before: &Snapshot, after: &Snapshot, done: &Batch) -> Batch {
-    let mut batch = Batch::default();
-    let mut seen = BTreeSet::new();
-    for change in &done.changes {
-        let (Change::Put { id, .. } | Change::Delete { id }) = change;
-        if !seen.insert(id.key()) {
-            continue;
-        }
-        match (before.get(id), after.get(id)) {
-            (Some(old), Some(new)) if old.body == new.body => {}
-            (_, Some(new)) => batch.put(new.id.clone(), new.body.clone()),
-            (Some(old), None) => batch.delete(old.id.clone()),
-            (None, None) => {}
-        }
-    }
-    batch
-}
-
-/// Sets how many nodes somebody asks for until jobs do. `Err` says why not.
+/// Sets how many nodes somebody asks for, beside what jobs need. `Err` says why not.
 pub fn set_demand(snapshot: &Snapshot, compute: &ResourceId, nodes: u32, ctx: &Ctx) -> Result<Batch, ApiError> {
     let stored = snapshot.get(compute).ok_or_else(|| ApiError::not_found(compute))?;
-    let cluster = Cluster::read(&stored.id, &stored.body, ctx.now).ok_or_else(|| {
+    let cluster = Cluster::read(&stored.id, &stored.body).ok_or_else(|| {
         ApiError::bad_request(
             "InvalidComputeType",
             format!("`{}` is not a compute cluster (AmlCompute).", compute.name()),
@@ -129,7 +100,7 @@ pub fn set_demand(snapshot: &Snapshot, compute: &ResourceId, nodes: u32, ctx: &C
 }
 
 impl Cluster {
-    fn read(id: &ResourceId, body: &Value, now: Timestamp) -> Option<Self> {
+    fn read(id: &ResourceId, body: &Value) -> Option<Self> {
         if !document::str_at(body, "properties.computeType")?.eq_ignore_ascii_case("AmlCompute") {
             return None;
         }
@@ -144,14 +115,15 @@ impl Cluster {
             maximum: count(scale("maxNodeCount").unwrap_or(0)),
             idle,
             demand: count(document::u64_at(body, "moat.demand").unwrap_or(0)),
-            demand_since: document::str_at(body, "moat.demandSince").and_then(|t| t.parse().ok()).unwrap_or(now),
+            demand_since: document::str_at(body, "moat.demandSince").and_then(|t| t.parse().ok()),
+            jobs: 0,
             body: body.clone(),
         })
     }
 
     /// How many nodes there should be (network-semantics 19.5).
     fn target(&self) -> u32 {
-        self.demand.clamp(self.minimum, self.maximum.max(self.minimum))
+        self.demand.max(self.jobs).clamp(self.minimum, self.maximum.max(self.minimum))
     }
 }
 
@@ -221,6 +193,7 @@ impl Work<'_> {
                 since: document::str_at(&d.body, "properties.since")
                     .and_then(|t| t.parse().ok())
                     .unwrap_or(self.ctx.now),
+                has_run: document::at(&d.body, job::RUN_ID).is_some(),
                 body: d.body.clone(),
             })
             .collect();
@@ -232,6 +205,8 @@ impl Work<'_> {
         let now = self.ctx.now;
         let target = cluster.target();
         self.fold_observations(&cluster, observed);
+        let leaving: Vec<Node> = self.nodes(&cluster.id).into_iter().filter(|n| n.state == "leaving").collect();
+        let stuck = self.remove_nodes(&cluster, &leaving).err();
         let shortage = self.scale_up(&cluster, target).err();
         let trouble = self.scale_down(&cluster, target).err();
 
@@ -247,7 +222,7 @@ impl Work<'_> {
         let steady = (complete && settled) || timed_out;
 
         let mut errors: Vec<Value> =
-            shortage.iter().chain(trouble.iter()).map(|e| json!({ "error": e.to_body()["error"] })).collect();
+            shortage.iter().chain(&trouble).chain(&stuck).map(|e| json!({ "error": e.to_body()["error"] })).collect();
         let blocked: Vec<&Node> = nodes.iter().filter(|n| n.state == "unusable").collect();
         if !blocked.is_empty() {
             errors.push(json!({ "error": allocation_failed(&blocked) }));
@@ -283,6 +258,12 @@ impl Work<'_> {
                 document::set(&mut body, "moat.resizingSince", json!(now.to_string()));
             }
         }
+        let usable = nodes.iter().any(|n| n.state == "idle" || n.state == "running");
+        if cluster.jobs > 0 && !usable {
+            document::set_default(&mut body, NO_NODE_SINCE, json!(now.to_string()));
+        } else {
+            document::remove(&mut body, NO_NODE_SINCE);
+        }
         document::set(&mut body, &format!("{inner}.targetNodeCount"), json!(target));
         document::set(&mut body, &format!("{inner}.errors"), Value::Array(errors));
         if body != cluster.body {
@@ -294,7 +275,8 @@ impl Work<'_> {
     fn fold_observations(&mut self, cluster: &Cluster, observed: &Observed) {
         for node in self.nodes(&cluster.id) {
             let (state, reason) = match observed.nodes.get(node.id.key()) {
-                Some(NodeVerdict::Reachable) if node.state == "running" => continue,
+                _ if node.state == "leaving" => continue,
+                Some(NodeVerdict::Reachable) if node.has_run => ("running", None),
                 Some(NodeVerdict::Reachable) => ("idle", None),
                 Some(NodeVerdict::Blocked(why)) => ("unusable", Some(why.as_str())),
                 None => continue,
@@ -415,9 +397,9 @@ impl Work<'_> {
         let leaving: Vec<Node> = nodes
             .into_iter()
             .filter(|n| {
-                let idle_since = n.since.max(cluster.demand_since);
+                let idle_since = cluster.demand_since.map_or(n.since, |since| n.since.max(since));
                 match n.state.as_str() {
-                    "running" => false,
+                    _ if n.has_run => false,
                     "unusable" | "preparing" => true,
                     _ => now.duration_since(idle_since) >= cluster.idle,
                 }

@@ -8,27 +8,31 @@ use moat_model::Edition;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use serde_json::{Value, json};
 
-use super::cluster::{NodeVerdict, Observed, RESIZE_TIMEOUT, set_demand, step};
+use super::cluster::{RESIZE_TIMEOUT, set_demand};
+use super::observed::{NodeVerdict, Observed};
 use crate::request::{ArmRequest, Ctx, Method, Origin, Principal};
 
-const SUB: &str = "/subscriptions/00000000-0000-0000-0000-000000000001";
+pub(super) const SUB: &str = "/subscriptions/00000000-0000-0000-0000-000000000001";
 const OWNER: &str = "00000000-0000-0000-0000-00000000000a";
 
-struct World {
-    snapshot: Snapshot,
-    now: Timestamp,
+pub(super) struct World {
+    pub(super) snapshot: Snapshot,
+    pub(super) now: Timestamp,
     steps: u32,
-    observed: Observed,
+    pub(super) observed: Observed,
+    /// How jobs are read.
+    pub(super) plan: super::job::Planner,
 }
 
 impl World {
     /// A network in `netrg`, a workspace in `mlrg`, and a cluster of up to `maximum` nodes.
-    fn new(subnet: &str, maximum: u32) -> Self {
+    pub(super) fn new(subnet: &str, maximum: u32) -> Self {
         let mut world = World {
             snapshot: Snapshot::default(),
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             steps: 0,
             observed: Observed::default(),
+            plan: super::job::plan,
         };
         let sub = "00000000-0000-0000-0000-000000000001";
         world.snapshot.apply(&crate::bootstrap(sub, OWNER, "00000000-0000-0000-0000-0000000000aa"));
@@ -65,7 +69,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, path: &str, body: Value) {
+    pub(super) fn put(&mut self, path: &str, body: Value) {
         self.steps += 1;
         let request = ArmRequest {
             method: Method::Put,
@@ -83,10 +87,10 @@ impl World {
     }
 
     /// Steps until nothing is left to do; a scheduler that never rests fails here.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..8 {
             self.steps += 1;
-            let batch = step(&self.snapshot, &self.observed, &self.ctx());
+            let batch = super::step_with(&self.snapshot, &self.observed, &self.ctx(), self.plan);
             if batch.is_empty() {
                 return;
             }
@@ -95,41 +99,41 @@ impl World {
         panic!("the scheduler does not come to rest");
     }
 
-    fn demand(&mut self, nodes: u32) {
+    pub(super) fn demand(&mut self, nodes: u32) {
         self.steps += 1;
         let batch = set_demand(&self.snapshot, &cluster(), nodes, &self.ctx()).unwrap();
         self.snapshot.apply(&batch);
         self.settle();
     }
 
-    fn pass(&mut self, time: SignedDuration) {
+    pub(super) fn pass(&mut self, time: SignedDuration) {
         self.now = self.now.checked_add(time).unwrap();
         self.settle();
     }
 
     /// Packets say the same about every node.
-    fn observe(&mut self, verdict: &NodeVerdict) {
+    pub(super) fn observe(&mut self, verdict: &NodeVerdict) {
         let keys = self.nodes().into_iter().map(|(key, _)| (key, verdict.clone()));
         self.observed.nodes = keys.collect();
         self.settle();
     }
 
-    fn nodes(&self) -> Vec<(String, Value)> {
+    pub(super) fn nodes(&self) -> Vec<(String, Value)> {
         let nodes = self.snapshot.of_type(auto::NODE_TYPE);
         nodes.map(|d| (d.id.key().to_owned(), d.body["properties"].clone())).collect()
     }
 
-    fn count(&self, state: &str) -> usize {
+    pub(super) fn count(&self, state: &str) -> usize {
         self.nodes().iter().filter(|(_, n)| n["state"] == state).count()
     }
 
-    fn inner(&self, name: &str) -> Value {
+    pub(super) fn inner(&self, name: &str) -> Value {
         let stored = self.snapshot.get(&cluster()).unwrap();
         document::at(&stored.body, &format!("properties.properties.{name}")).cloned().unwrap_or(Value::Null)
     }
 
     /// Resources of a type that the service made, all of them in the group of the VNet.
-    fn made(&self, kind: &str) -> Vec<ResourceId> {
+    pub(super) fn made(&self, kind: &str) -> Vec<ResourceId> {
         let all = self.snapshot.of_type(kind).filter(|d| document::at(&d.body, auto::OWNER).is_some());
         let ids: Vec<ResourceId> = all.map(|d| d.id.clone()).collect();
         assert!(ids.iter().all(|id| id.resource_group() == Some("netrg")), "{ids:?}");
@@ -137,9 +141,9 @@ impl World {
     }
 }
 
-const WORKSPACE: &str = "/resourceGroups/mlrg/providers/Microsoft.MachineLearningServices/workspaces/moatws";
+pub(super) const WORKSPACE: &str = "/resourceGroups/mlrg/providers/Microsoft.MachineLearningServices/workspaces/moatws";
 
-fn cluster() -> ResourceId {
+pub(super) fn cluster() -> ResourceId {
     ResourceId::parse(&format!("{SUB}{WORKSPACE}/computes/cpucluster")).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moat_arm::{Batch, Snapshot};
 use moat_control::Ctx;
-use moat_control::schedule::cluster::{self, Observed};
+use moat_control::schedule::Observed;
 use moat_store::Store;
 use tokio::sync::watch;
 
@@ -58,7 +58,7 @@ impl Clusters {
 
 /// Clusters one step further, then deletions that waited for them.
 fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
-    let mut batch = cluster::step(snapshot, observed, ctx);
+    let mut batch = moat_control::schedule::step(snapshot, observed, ctx);
     if !batch.is_empty() {
         return batch;
     }

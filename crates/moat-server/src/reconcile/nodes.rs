@@ -18,7 +18,7 @@ use moat_agent::config::{AgentConfig, Destination, Mode};
 use moat_agent::connect;
 use moat_agent::handshake::{self, Finding, Reach, Status};
 use moat_arm::{ResourceId, Snapshot, document};
-use moat_control::schedule::cluster::{NodeVerdict, Observed};
+use moat_control::schedule::observed::{NodeVerdict, Observed};
 use moat_host::{NsName, SocketSpec};
 use moat_model::Edition;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::Ipv4Net;
 use moat_arm::{ResourceId, Snapshot, document};
 use moat_control::Principal;
-use moat_control::schedule::cluster::Observed;
+use moat_control::schedule::Observed;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use tokio::sync::watch;
 use uuid::Uuid;

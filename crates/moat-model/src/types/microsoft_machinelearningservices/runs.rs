@@ -4,6 +4,8 @@
 //! run of the run history, the scheduler moves it along. Runs that come from azureml-core or MLflow are job documents
 //! too. `properties.status` is the status; everything else of ours is here, typed, since no client ever sees it raw.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use moat_arm::document;
 use serde::{Deserialize, Serialize};
@@ -98,12 +100,24 @@ pub struct Run {
     pub attempt: u32,
     /// Id of the node document that has it now.
     pub node: Option<String>,
+    /// Which start of that node's agent took it: another one cannot have it (a run never moves by itself).
+    pub agent: Option<String>,
+    /// Id of the cluster it waits for, as the plan of the job says.
+    pub cluster: Option<String>,
+    /// Wall clock of the program, as the plan of the job says.
+    pub timeout_seconds: Option<u64>,
+    /// Higher is sooner; equal ones in the order of their creation.
+    pub priority: u64,
     /// Content hash of its environment's build: a folder name; `None` where nothing has to be built.
     pub environment: Option<String>,
     /// When the document was made.
     pub created: Option<Timestamp>,
     /// When it began to wait for a node.
     pub queued: Option<Timestamp>,
+    /// When a node was given to the newest attempt.
+    pub assigned: Option<Timestamp>,
+    /// When the newest attempt was first seen in each phase, by the phase's name in reports.
+    pub phases: BTreeMap<String, Timestamp>,
     /// When the program of the first attempt that got so far began.
     pub started: Option<Timestamp>,
     /// When the program had ended; the status may be `Finalizing` for a while after (PROTOCOL trap 5).
