@@ -1,8 +1,9 @@
 //! What each resource type means: its table entry, what the service refuses, what it fills in,
-//! whom it references, and how it lowers into a network. Pure.
+//! whom it references, how it lowers into a network, and what an environment asks to be installed. Pure.
 
 pub mod alloc;
 pub mod edition;
+pub mod environment;
 pub mod lower;
 pub mod refs;
 pub mod refusals;
