@@ -69,20 +69,23 @@ fn caller<'a>(w: &World<'a>) -> (&'a str, &'a str) {
     (name, &p.object_id)
 }
 
-/// The first commit of an environment: `principal` becomes Owner of `subscription`, by the same
-/// kind of document that later grants are. `assignment` is the guid of that document.
+/// The first commit of an environment: `principal` becomes Owner of `subscription` and of the blobs in it, by the
+/// same kind of document that later grants are. `assignment` is the guid of the first of them.
 pub fn bootstrap(subscription: &str, principal: &str, assignment: &str) -> Batch {
     let scope = ResourceId::subscription_scope(subscription);
+    let further = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, assignment.as_bytes()).to_string();
     let mut batch = Batch::default();
-    batch.put(
-        scope.provider("Microsoft.Authorization", "roleAssignments", assignment),
-        json!({"properties": {
-            "roleDefinitionId": format!("{scope}/providers/{}/{}", rbac::ROLE_DEFINITIONS, rbac::OWNER),
-            "principalId": principal,
-            "principalType": "ServicePrincipal",
-            "scope": scope.as_str(),
-        }}),
-    );
+    for (guid, role) in [(assignment, rbac::OWNER), (&further, rbac::STORAGE_BLOB_DATA_OWNER)] {
+        batch.put(
+            scope.provider("Microsoft.Authorization", "roleAssignments", guid),
+            json!({"properties": {
+                "roleDefinitionId": format!("{scope}/providers/{}/{role}", rbac::ROLE_DEFINITIONS),
+                "principalId": principal,
+                "principalType": "ServicePrincipal",
+                "scope": scope.as_str(),
+            }}),
+        );
+    }
     batch
 }
 

@@ -238,5 +238,5 @@ fn audit(w: &World<'_>, decision: &mut Decision) {
     if audit.operation.is_empty() {
         audit.operation = format!("{} {}", verb(w.request.method), w.request.path);
     }
-    audit.correlation = w.ctx.seed.to_string();
+    audit.correlation = w.ctx.correlation();
 }

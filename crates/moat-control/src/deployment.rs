@@ -209,7 +209,7 @@ fn validate(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
             format!(
                 "The template deployment '{}' is not valid according to the validation procedure. The tracking id is '{}'. See inner errors for details.",
                 id.name(),
-                w.ctx.seed
+                w.ctx.correlation()
             ),
         )
         .with_detail(error));
@@ -428,8 +428,8 @@ impl<'a> Run<'a> {
             "provisioningState": if error.is_some() { "Failed" } else { "Succeeded" },
             "timestamp": render::time(self.w.ctx.now),
             "duration": "PT0.0S",
-            "trackingId": self.w.ctx.seed.to_string(),
-            "serviceRequestId": self.w.ctx.seed.to_string(),
+            "trackingId": self.w.ctx.correlation(),
+            "serviceRequestId": self.w.ctx.correlation(),
             "statusCode": error.map_or("OK", |e| status_name(e.status)),
             "targetResource": {
                 "id": resource.id.as_str(),
@@ -502,7 +502,7 @@ impl<'a> Run<'a> {
             "provisioningState": if progress.failure.is_some() { "Failed" } else { "Succeeded" },
             "timestamp": render::time(self.w.ctx.now),
             "duration": "PT0.0S",
-            "correlationId": self.w.ctx.seed.to_string(),
+            "correlationId": self.w.ctx.correlation(),
             "providers": [],
             "dependencies": [],
             "outputs": progress.outputs,

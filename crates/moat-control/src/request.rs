@@ -88,7 +88,8 @@ pub struct ArmRequest {
 pub struct Ctx {
     /// Now.
     pub now: jiff::Timestamp,
-    /// Fresh and unguessable, one a request.
+    /// Fresh and unguessable, one a request. Keys and passwords come from it: it is never shown (see
+    /// [`Ctx::correlation`]).
     pub seed: uuid::Uuid,
     /// Edition of the environment.
     pub edition: Edition,
@@ -103,6 +104,13 @@ pub struct Ctx {
     pub base_url: String,
     /// Address ranges for new public IPs.
     pub public_pool: Vec<ipnet::Ipv4Net>,
+}
+
+impl Ctx {
+    /// The id that log, change row and client share. It leads from the seed and not back to it.
+    pub fn correlation(&self) -> String {
+        uuid::Uuid::new_v5(&self.seed, b"correlation").to_string()
+    }
 }
 
 /// The answer and what it changes.

@@ -152,6 +152,9 @@ pub(crate) fn provider_action(w: &World<'_>, scope: Option<&ResourceId>, kind: &
     let name = moat_arm::document::str_at(&asked, "name").unwrap_or_default();
     let of = moat_arm::document::str_at(&asked, "type").unwrap_or_default();
     let kind = w.find_or_refuse(of)?;
+    if let Some((reason, message)) = (kind.name_problem)(name) {
+        return Ok(Decision::answer(200, json!({"nameAvailable": false, "reason": reason, "message": message})));
+    }
     let taken = w.snapshot.of_type(kind.name).any(|d| d.id.name().eq_ignore_ascii_case(name));
     Ok(Decision::answer(
         200,

@@ -8,6 +8,7 @@ pub mod lower;
 pub mod refs;
 pub mod refusals;
 pub mod resource_type;
+pub mod storage;
 pub mod types;
 pub mod world_file;
 

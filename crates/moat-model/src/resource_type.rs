@@ -131,6 +131,8 @@ pub struct ResourceType {
     pub stored_only: bool,
     /// Clients never see it: no route, no list (node documents of a cluster).
     pub hidden: bool,
+    /// What is wrong with a name, as `checkNameAvailability` says it: reason and message.
+    pub name_problem: fn(&str) -> Option<(&'static str, String)>,
     /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
     /// of a VNet that was sent without `subnets`, the subnet of a cluster sent as `{}`).
     pub inherit: fn(&TypeCtx<'_>, &mut Write<'_>),
@@ -165,6 +167,7 @@ impl ResourceType {
         location_required: true,
         stored_only: false,
         hidden: false,
+        name_problem: |_| None,
         inherit: |_, _| {},
         refusals: &[],
         complete: |_, _| Ok(()),

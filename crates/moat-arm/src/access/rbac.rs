@@ -1,7 +1,7 @@
 //! Role-based access: role definitions as a table, role assignments as documents, default deny.
 //!
-//! Rules: network-semantics 17.1 to 17.3. Data actions are deliberately absent: a control-plane
-//! wildcard never grants them (17.4), and the data planes ask by their own names.
+//! Rules: network-semantics 17.1 to 17.4. What a data plane asks for are data actions: no wildcard of the control
+//! plane grants them.
 
 use serde_json::{Value, json};
 
@@ -27,10 +27,23 @@ pub struct BuiltInRole {
     pub actions: &'static [&'static str],
     /// Patterns taken away again from this role only (17.1: not a deny).
     pub not_actions: &'static [&'static str],
+    /// Patterns granted on data (17.4).
+    pub data_actions: &'static [&'static str],
+}
+
+/// Whether something is done to a resource or to the data in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// Actions.
+    Control,
+    /// Data actions.
+    Data,
 }
 
 /// Guid of Owner, the role of the environment's own principal.
 pub const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+/// Guid of Storage Blob Data Owner, which the environment's own principal has too.
+pub const STORAGE_BLOB_DATA_OWNER: &str = "b7e6dc6d-f1e8-4753-8033-0f276bb0955b";
 
 /// The built-in roles that are known here. Others are refused by name when assigned.
 pub static BUILT_IN: &[BuiltInRole] = &[
@@ -40,6 +53,7 @@ pub static BUILT_IN: &[BuiltInRole] = &[
         description: "Full access to all resources, including the right to assign roles.",
         actions: &["*"],
         not_actions: &[],
+        data_actions: &[],
     },
     BuiltInRole {
         guid: "b24988ac-6180-42a0-ab88-20f7382dd24c",
@@ -53,6 +67,7 @@ pub static BUILT_IN: &[BuiltInRole] = &[
             "Microsoft.Blueprint/blueprintAssignments/write",
             "Microsoft.Blueprint/blueprintAssignments/delete",
         ],
+        data_actions: &[],
     },
     BuiltInRole {
         guid: "acdd72a7-3385-48ef-bd42-f606fba81ae7",
@@ -60,6 +75,7 @@ pub static BUILT_IN: &[BuiltInRole] = &[
         description: "Reads all resources and changes none.",
         actions: &["*/read"],
         not_actions: &[],
+        data_actions: &[],
     },
     BuiltInRole {
         guid: "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9",
@@ -67,6 +83,7 @@ pub static BUILT_IN: &[BuiltInRole] = &[
         description: "Assigns roles.",
         actions: &["*/read", "Microsoft.Authorization/*"],
         not_actions: &[],
+        data_actions: &[],
     },
     BuiltInRole {
         guid: "4d97b98b-1d4f-4787-a291-c67834d212e7",
@@ -79,6 +96,70 @@ pub static BUILT_IN: &[BuiltInRole] = &[
             "Microsoft.Resources/subscriptions/resourceGroups/read",
         ],
         not_actions: &[],
+        data_actions: &[],
+    },
+    BuiltInRole {
+        guid: "17d1049b-9a84-46fb-8f53-869881c3d3ab",
+        name: "Storage Account Contributor",
+        description: "Manages storage accounts and their keys.",
+        actions: &[
+            "Microsoft.Authorization/*/read",
+            "Microsoft.Network/virtualNetworks/subnets/joinViaServiceEndpoint/action",
+            "Microsoft.Resources/deployments/*",
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+            "Microsoft.Storage/storageAccounts/*",
+        ],
+        not_actions: &[],
+        data_actions: &[],
+    },
+    BuiltInRole {
+        guid: STORAGE_BLOB_DATA_OWNER,
+        name: "Storage Blob Data Owner",
+        description: "Full access to containers and blobs.",
+        actions: &[
+            "Microsoft.Storage/storageAccounts/blobServices/containers/*",
+            "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action",
+        ],
+        not_actions: &[],
+        data_actions: &["Microsoft.Storage/storageAccounts/blobServices/containers/blobs/*"],
+    },
+    BuiltInRole {
+        guid: "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
+        name: "Storage Blob Data Contributor",
+        description: "Reads, writes and deletes containers and blobs.",
+        actions: &[
+            "Microsoft.Storage/storageAccounts/blobServices/containers/delete",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/read",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/write",
+            "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action",
+        ],
+        not_actions: &[],
+        data_actions: &[
+            "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/add/action",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/delete",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/move/action",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read",
+            "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write",
+        ],
+    },
+    BuiltInRole {
+        guid: "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1",
+        name: "Storage Blob Data Reader",
+        description: "Reads and lists containers and blobs.",
+        actions: &[
+            "Microsoft.Storage/storageAccounts/blobServices/containers/read",
+            "Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action",
+        ],
+        not_actions: &[],
+        data_actions: &["Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read"],
+    },
+    BuiltInRole {
+        guid: "db58b8e5-c6ad-4a2a-8342-4190687cbf4a",
+        name: "Storage Blob Delegator",
+        description: "Gets a key to sign user delegation signatures with.",
+        actions: &["Microsoft.Storage/storageAccounts/blobServices/generateUserDelegationKey/action"],
+        not_actions: &[],
+        data_actions: &[],
     },
 ];
 
@@ -133,15 +214,22 @@ pub fn is_known(snapshot: &Snapshot, definition: &str) -> bool {
     built_in(definition).is_some() || custom(snapshot, definition).is_some()
 }
 
-fn role_grants(snapshot: &Snapshot, definition: &str, action: &str) -> bool {
+fn role_grants(snapshot: &Snapshot, definition: &str, plane: Plane, action: &str) -> bool {
     if let Some(role) = built_in(definition) {
-        return grants(role.actions.iter().copied(), role.not_actions.iter().copied(), action);
+        return match plane {
+            Plane::Control => grants(role.actions.iter().copied(), role.not_actions.iter().copied(), action),
+            Plane::Data => grants(role.data_actions.iter().copied(), std::iter::empty(), action),
+        };
     }
+    let (granted, taken) = match plane {
+        Plane::Control => ("actions", "notActions"),
+        Plane::Data => ("dataActions", "notDataActions"),
+    };
     let Some(body) = custom(snapshot, definition) else { return false };
     document::array_at(body, "properties.permissions").iter().any(|p| {
         grants(
-            document::array_at(p, "actions").iter().filter_map(Value::as_str),
-            document::array_at(p, "notActions").iter().filter_map(Value::as_str),
+            document::array_at(p, granted).iter().filter_map(Value::as_str),
+            document::array_at(p, taken).iter().filter_map(Value::as_str),
             action,
         )
     })
@@ -150,6 +238,11 @@ fn role_grants(snapshot: &Snapshot, definition: &str, action: &str) -> bool {
 /// Whether `principal` may perform `action` on `scope` (`None` is the tenant). Assignments on any
 /// scope above count.
 pub fn allows(snapshot: &Snapshot, principal: &str, action: &str, scope: Option<&ResourceId>) -> bool {
+    allows_on(snapshot, principal, Plane::Control, action, scope)
+}
+
+/// [`allows`], on either plane.
+pub fn allows_on(snapshot: &Snapshot, principal: &str, plane: Plane, action: &str, scope: Option<&ResourceId>) -> bool {
     let mut here = scope.cloned();
     loop {
         let prefix = format!(
@@ -159,7 +252,7 @@ pub fn allows(snapshot: &Snapshot, principal: &str, action: &str, scope: Option<
         for assignment in snapshot.with_key_prefix(&prefix) {
             let of = document::str_at(&assignment.body, "properties.principalId").unwrap_or_default();
             let role = document::str_at(&assignment.body, "properties.roleDefinitionId").unwrap_or_default();
-            if of.eq_ignore_ascii_case(principal) && role_grants(snapshot, role, action) {
+            if of.eq_ignore_ascii_case(principal) && role_grants(snapshot, role, plane, action) {
                 return true;
             }
         }
@@ -181,7 +274,8 @@ pub fn definition_document(role: &BuiltInRole, subscription: Option<&str>) -> Va
             "description": role.description,
             "assignableScopes": ["/"],
             "permissions": [{
-                "actions": role.actions, "notActions": role.not_actions, "dataActions": [], "notDataActions": [],
+                "actions": role.actions, "notActions": role.not_actions,
+                "dataActions": role.data_actions, "notDataActions": [],
             }],
         },
     })
@@ -268,5 +362,19 @@ mod tests {
         let scope = ResourceId::parse(S).expect("test id");
         assert!(allows(&snapshot, "node", "A/b/read", Some(&scope)));
         assert!(!allows(&snapshot, "node", "A/b/write", Some(&scope)));
+    }
+
+    #[test]
+    fn data_is_granted_by_data_actions_only() {
+        let read = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read";
+        let scope = ResourceId::parse(S).expect("test id");
+        let may =
+            |role: &str, action: &str| allows_on(&world(&[(S, "me", role)]), "me", Plane::Data, action, Some(&scope));
+        assert!(!may(OWNER, read), "no wildcard of the control plane reaches data");
+        assert!(may(STORAGE_BLOB_DATA_OWNER, read));
+        assert!(may("2a2b9908-6ea1-4ae2-8e65-a410df84e7d1", read));
+        assert!(!may("2a2b9908-6ea1-4ae2-8e65-a410df84e7d1", &read.replace("/read", "/write")));
+        let keys = "Microsoft.Storage/storageAccounts/listKeys/action";
+        check(&[(S, "me", STORAGE_BLOB_DATA_OWNER)], "me", keys, S, false);
     }
 }

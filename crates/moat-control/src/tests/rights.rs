@@ -178,14 +178,14 @@ fn definitions_and_assignments_are_found() {
         "400 RoleDefinitionIsBuiltIn: The role definition 'acdd72a7-3385-48ef-bd42-f606fba81ae7' is built in and cannot be changed.",
     );
     let assignments = "providers/Microsoft.Authorization/roleAssignments?api-version=2022-04-01";
-    // The owner's is on the subscription, above; the reader's is on the group.
-    assert_eq!(w.names(&format!("{{g}}/{assignments}&$filter=atScope()")).len(), 2);
-    assert_eq!(w.names(&format!("{{s}}/{assignments}&$filter=atScope()")).len(), 1);
-    assert_eq!(w.names(&format!("{{s}}/{assignments}")).len(), 2);
+    // The owner's two are on the subscription, above; the reader's is on the group.
+    assert_eq!(w.names(&format!("{{g}}/{assignments}&$filter=atScope()")).len(), 3);
+    assert_eq!(w.names(&format!("{{s}}/{assignments}&$filter=atScope()")).len(), 2);
+    assert_eq!(w.names(&format!("{{s}}/{assignments}")).len(), 3);
     assert_eq!(w.names(&format!("{{s}}/{assignments}&$filter=principalId eq '{OTHER}'")), [A1]);
     // Deleting the group takes its assignments with it.
     w.delete("{g}");
-    assert_eq!(w.names(&format!("{{s}}/{assignments}")).len(), 1);
+    assert_eq!(w.names(&format!("{{s}}/{assignments}")).len(), 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod companions;
 pub mod microsoft_machinelearningservices;
 pub mod microsoft_network;
+pub mod microsoft_storage;
 mod shape;
 
 #[cfg(test)]
@@ -41,7 +42,9 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_machinelearningservices::computes::TYPE,
     &microsoft_machinelearningservices::nodes::TYPE,
     &microsoft_machinelearningservices::locations::TYPE,
-    &companions::STORAGE_ACCOUNTS,
+    &microsoft_storage::storage_accounts::TYPE,
+    &microsoft_storage::blob_services::TYPE,
+    &microsoft_storage::containers::TYPE,
     &companions::VAULTS,
     &companions::INSIGHTS,
     &companions::LOG_WORKSPACES,

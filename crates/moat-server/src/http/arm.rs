@@ -44,9 +44,9 @@ pub(crate) async fn run(server: &Server, call: Call, principal: Principal) -> Re
 /// Decides and, where it writes, commits. Also the way in for what the service itself asks.
 pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
     let decide = server.decide;
+    let context = server.context(random::uuid());
     // One id for the log, the change row and the client.
-    let seed = random::uuid();
-    let context = server.context(seed);
+    let correlation = context.correlation();
     let decided = if matches!(request.method, Method::Get | Method::Head) {
         Ok(decide(&server.store.snapshot(), &request, &context))
     } else {
@@ -70,5 +70,5 @@ pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
         }
         Err(error) => server.internal_error("writing", &error),
     };
-    reply.with_default("x-ms-correlation-request-id", &seed.to_string())
+    reply.with_default("x-ms-correlation-request-id", &correlation)
 }
