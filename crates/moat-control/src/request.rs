@@ -43,6 +43,8 @@ pub struct RunScope {
     pub workspace: String,
     /// Name of the run.
     pub run: String,
+    /// Which attempt of it.
+    pub attempt: u32,
 }
 
 /// From where a request came; service firewalls of later parts decide by it.

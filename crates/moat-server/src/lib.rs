@@ -144,6 +144,7 @@ pub(crate) fn serve_with(
     let tls = tls::server_config(certificates.clone())?;
     let server = Arc::new(Server {
         environment: environment.clone(),
+        desk: Arc::new(reconcile::desk::Desk::new(store.clone(), &environment.tenant)),
         store,
         authority,
         certificates,

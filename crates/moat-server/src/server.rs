@@ -21,6 +21,7 @@ use crate::host::HostApi;
 use crate::http::arm::Decide;
 use crate::http::reply::Reply;
 use crate::random;
+use crate::reconcile::desk::Desk;
 use crate::services::table::Addresses;
 use crate::tls::CertificateAuthority;
 use crate::token::Authority;
@@ -48,6 +49,8 @@ pub struct Server {
     pub certificates: Arc<CertificateAuthority>,
     /// The world outside.
     pub host: Arc<dyn HostApi>,
+    /// What nodes say and are told.
+    pub desk: Arc<Desk>,
     /// Callbacks of the reconcilers.
     pub hooks: Hooks,
     /// Methods of the control socket.

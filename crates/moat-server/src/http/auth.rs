@@ -5,6 +5,7 @@ use moat_control::Principal;
 
 use super::reply::Reply;
 use super::request::Call;
+use crate::reconcile::desk;
 use crate::server::Server;
 use crate::token::{Audience, Denied};
 
@@ -28,7 +29,18 @@ pub(crate) async fn principal(server: &Server, call: &Call, audience: Audience) 
 /// Who calls, a run of a job included. The caller must hold every answer against [`Principal::run`].
 pub(crate) async fn principal_or_run(server: &Server, call: &Call, audience: Audience) -> Result<Principal, Reply> {
     let now = server.clock.now();
-    server.authority.authenticate(call.header("authorization"), audience, now).await.map_err(|denied| {
+    let judged = server.authority.authenticate(call.header("authorization"), audience, now).await;
+    // A run's token ends with its attempt, whatever its time says: another attempt may be under way elsewhere.
+    if let Ok(Principal { run: Some(scope), .. }) = &judged
+        && desk::live(&server.store.snapshot(), scope).is_none()
+    {
+        return Err(Reply::error(ApiError::new(
+            403,
+            "AuthorizationFailed",
+            format!("The attempt {} of run '{}' is over, and so is its token.", scope.attempt, scope.run),
+        )));
+    }
+    judged.map_err(|denied| {
         // The reason, never the token. Not at a level that is kept by default: any local user can cause these,
         // and could fill the disk.
         tracing::debug!(host = call.host, reason = ?denied, "token refused");

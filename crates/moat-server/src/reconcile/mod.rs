@@ -3,6 +3,7 @@
 //! * [`network`] lowers the snapshot, plans, and lets the helper make Linux match it.
 //! * [`flows`] reads what the kernel logged and keeps the newest of it.
 //! * [`nodes`] starts an agent for each node and asks it, by packets, whether it can be managed.
+//! * [`desk`] keeps what nodes say of their runs, and finds what they are to be told.
 //! * [`clusters`] folds those findings into documents and decides about nodes.
 //! * [`control`] answers `moat place`, `trace`, `flows`, `cluster` and `verify`.
 //!
@@ -11,6 +12,7 @@
 
 pub mod clusters;
 pub mod control;
+pub mod desk;
 pub mod ends;
 pub mod flows;
 pub mod hands;

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::Ipv4Net;
 use moat_arm::{ResourceId, Snapshot, document};
 use moat_control::Principal;
-use moat_control::schedule::Observed;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -18,10 +17,9 @@ use crate::listeners::{DnsView, Listeners, Listening, OriginInfo};
 use crate::random;
 use crate::reconcile::clusters::Clusters;
 use crate::reconcile::control::{self, Shared};
-use crate::reconcile::flows::FlowLog;
 use crate::reconcile::hands::Hands;
 use crate::reconcile::network::{Network, PLATFORM_DNS, PlatformListeners, Realised};
-use crate::reconcile::nodes::{Inbox, Landscape, Nodes};
+use crate::reconcile::nodes::{Landscape, Nodes};
 use crate::server::Server;
 
 /// Addresses for default outbound access: Azure's space, in no service's tag of either edition.
@@ -75,27 +73,21 @@ impl Drop for Running {
 pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -> Result<Running, StartError> {
     let runtime = tokio::runtime::Handle::current();
     let stop = Arc::new(AtomicBool::new(false));
-    let flows = Arc::new(FlowLog::default());
-    let inbox = Arc::new(Inbox::default());
+    let desk = server.desk.clone();
     let (realised, realised_seen) = watch::channel(Realised::default());
     let realised_first = realised_seen.clone();
-    let (observed, observed_seen) = watch::channel(Observed::default());
 
     server.hooks.set_identity_of({
         let server = Arc::downgrade(server);
         move |vnet, address| identity(&server.upgrade()?.store.snapshot(), vnet, &address.to_string())
     });
-    server.hooks.set_on_node_report({
-        let inbox = inbox.clone();
-        move |report| inbox.take(&report.node, &report.status, &report.code)
-    });
-    control::add(server, &Shared { realised: realised_seen.clone(), flows: flows.clone(), host: host.clone() });
+    control::add(server, &Shared { realised: realised_seen.clone(), flows: desk.flows.clone(), host: host.clone() });
 
     let network = Network {
         store: server.store.clone(),
         host: host.clone(),
         realised,
-        flows: flows.clone(),
+        flows: desk.flows.clone(),
         rules: Arc::default(),
         // The backbone resolves names too, for clients on the internet side.
         services: server.service_addresses().into_iter().chain([PLATFORM_DNS]).map(Ipv4Net::from).collect(),
@@ -113,17 +105,15 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         snapshots: server.store.watch(),
         realised: realised_seen.clone(),
         host,
-        flows,
         landscape: landscape(server)?,
-        inbox,
-        observed,
+        desk: desk.clone(),
     };
     let stopping = stop.clone();
     std::thread::Builder::new().name("nodes".to_owned()).spawn(move || nodes.run(&stopping))?;
 
     let clusters = Clusters {
         store: server.store.clone(),
-        observed: observed_seen,
+        observed: desk.observed.subscribe(),
         context: Arc::new({
             let server = Arc::downgrade(server);
             move || server.upgrade().map(|s| s.context(random::uuid()))

@@ -1,9 +1,13 @@
 //! Microsoft Entra as the clients of PROTOCOL 2.1 see it: discovery, published keys, client
 //! credentials by the v2.0 and the v1 endpoint. Errors have its shape, not ARM's.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
-use moat_control::Method;
+use moat_agent::handshake::ASSERTION_TYPE;
+use moat_control::{Method, Principal};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::http::reply::Reply;
 use crate::http::request::{Call, form};
@@ -12,6 +16,11 @@ use crate::server::Server;
 use crate::token::authority::{self, TOKEN_LIFE_SECONDS};
 
 const LOGIN: &str = "https://login.microsoftonline.com";
+
+/// For whom a run's token is.
+const RUN_AUDIENCE: &str = "https://ml.azure.com";
+
+type Form = BTreeMap<String, String>;
 
 /// Tenant names that stand for "whichever" in discovery.
 const ANY_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
@@ -133,12 +142,15 @@ fn failed(server: &Server, refusal: &Refusal) -> Reply {
 }
 
 async fn token(server: &Server, call: &Call, target: &'static str) -> Reply {
-    let audience = match granted(server, call, target) {
-        Ok(audience) => audience,
+    let form = form(call.text().unwrap_or_default());
+    let is_node = form.get("client_assertion_type").is_some_and(|t| t == ASSERTION_TYPE);
+    let granted = if is_node { granted_to_run(server, &form) } else { granted(server, call, &form, target) };
+    let (principal, audience) = match granted {
+        Ok(granted) => granted,
         Err(refusal) => return failed(server, &refusal),
     };
     let now = server.clock.now();
-    match server.authority.issue(&server.environment.principal(), &audience, now).await {
+    match server.authority.issue(&principal, &audience, now).await {
         Ok(token) if target == "scope" => Reply::json(
             200,
             &json!({
@@ -163,9 +175,34 @@ async fn token(server: &Server, call: &Call, target: &'static str) -> Reply {
     .with("Cache-Control", "no-store")
 }
 
-/// The audience to issue for, if the client proved who it is and asked for something we serve.
-fn granted(server: &Server, call: &Call, target: &str) -> Result<String, Refusal> {
-    let form = form(call.text().unwrap_or_default());
+/// A run's own token, for the node that has the run now and proves it with its key (docs/adr/0005, 6). It is for the
+/// Machine Learning service and for nothing else; no role assignment names its object id.
+fn granted_to_run(server: &Server, form: &Form) -> Result<(Principal, String), Refusal> {
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    let asked = field("scope").strip_suffix("/.default").unwrap_or_default();
+    if field("grant_type") != "client_credentials" || asked != RUN_AUDIENCE {
+        return Err(Refusal::new(
+            400,
+            "invalid_scope",
+            1_002_012,
+            format!("A node's proof is good for client credentials with the scope {RUN_AUDIENCE}/.default only."),
+        ));
+    }
+    let scope = server.desk.redeem(field("client_assertion")).map_err(|refused| {
+        tracing::info!(reason = %refused, "the proof of a node was refused");
+        // One text for every reason: a stranger learns nothing about runs.
+        Refusal::new(401, "invalid_client", 700_027, "The node's proof is not valid for a run that it has now.")
+    })?;
+    let name = format!("run {}", scope.run);
+    let id =
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}/jobs/{}", scope.workspace, scope.run).to_lowercase().as_bytes());
+    let id = id.to_string();
+    Ok((Principal { object_id: id.clone(), app_id: id, name, run: Some(scope) }, RUN_AUDIENCE.to_owned()))
+}
+
+/// The environment's own principal and the audience to issue for, if the client proved who it is and asked for
+/// something we serve.
+fn granted(server: &Server, call: &Call, form: &Form, target: &str) -> Result<(Principal, String), Refusal> {
     let field = |name: &str| form.get(name).map(String::as_str).filter(|v| !v.is_empty());
     match field("grant_type") {
         Some("client_credentials") => {}
@@ -259,7 +296,7 @@ fn granted(server: &Server, call: &Call, target: &str) -> Result<String, Refusal
             ),
         ));
     }
-    Ok(audience.to_owned())
+    Ok((server.environment.principal(), audience.to_owned()))
 }
 
 /// `Authorization: Basic` (RFC 6749 2.3.1: both halves form-encoded).

@@ -51,7 +51,7 @@ pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Rep
         Handler::Blob => blob::answer(&call),
         Handler::Graph => graph::answer(server, &call).await,
         Handler::Telemetry => telemetry::answer(&call),
-        Handler::BatchNodes => crate::http::nodes::answer(server, &call),
+        Handler::BatchNodes => crate::http::nodes::answer(server, &call).await,
         Handler::Absent => Reply::error(moat_arm::ApiError::new(
             404,
             "NotFound",

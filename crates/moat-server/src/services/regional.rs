@@ -11,11 +11,16 @@ use crate::http::{arm, auth};
 use crate::server::Server;
 use crate::token::Audience;
 
+mod node;
+
 const RESOURCE_PROVIDER: &str = "/rp/workspaces";
 
 pub(super) async fn answer(server: &Server, mut call: Call) -> Reply {
     if call.method == Method::Get && call.path.trim_end_matches('/') == "/discovery" {
         return discovery(&call.host);
+    }
+    if node::is_for(&call.path) {
+        return node::answer(server, &call).await;
     }
     let principal = match auth::principal(server, &call, Audience::MachineLearning).await {
         Ok(principal) => principal,

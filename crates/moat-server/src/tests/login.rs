@@ -194,6 +194,7 @@ fn a_runs_token_opens_neither_arm_nor_graph_nor_computes_and_half_a_scope_is_no_
     let scope = |workspace: bool| {
         server.minted(|claims| {
             claims.moat_run = Some("r1".to_owned());
+            claims.moat_attempt = Some(1);
             claims.moat_workspace = workspace.then(|| "/subscriptions/s/resourceGroups/g/providers/M/w/a".to_owned());
         })
     };

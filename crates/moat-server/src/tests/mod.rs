@@ -5,6 +5,7 @@ mod client;
 mod edge;
 mod fabric;
 mod login;
+mod nodes;
 mod resources;
 mod secrecy;
 

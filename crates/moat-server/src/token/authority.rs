@@ -176,6 +176,7 @@ impl Authority {
             app_displayname: principal.name.clone(),
             moat_run: principal.run.as_ref().map(|scope| scope.run.clone()),
             moat_workspace: principal.run.as_ref().map(|scope| scope.workspace.clone()),
+            moat_attempt: principal.run.as_ref().map(|scope| scope.attempt),
         }
     }
 
@@ -204,9 +205,11 @@ impl Authority {
         if !audience.accepts(&claims.aud) {
             return Err(Denied::Audience);
         }
-        let run = match (&claims.moat_run, &claims.moat_workspace) {
-            (Some(run), Some(workspace)) => Some(RunScope { workspace: workspace.clone(), run: run.clone() }),
-            (None, None) => None,
+        let run = match (&claims.moat_run, &claims.moat_workspace, claims.moat_attempt) {
+            (Some(run), Some(workspace), Some(attempt)) => {
+                Some(RunScope { workspace: workspace.clone(), run: run.clone(), attempt })
+            }
+            (None, None, None) => None,
             // Half a scope would be a wider one.
             _ => return Err(Denied::Forged),
         };

@@ -71,6 +71,9 @@ pub struct Claims {
     /// ARM id of that run's workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moat_workspace: Option<String>,
+    /// Which attempt of that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moat_attempt: Option<u32>,
 }
 
 #[derive(Deserialize)]
