@@ -50,8 +50,26 @@ impl HostClient {
     }
     /// Starts an agent in a namespace; `log` takes its output.
     pub fn spawn(&self, ns: &NsName, id: &str, config: String, log: Option<BorrowedFd<'_>>) -> Result<(), HostError> {
-        let request = Request::Spawn { ns: ns.clone(), id: id.to_owned(), config };
+        let request = Request::Spawn { ns: ns.clone(), id: id.to_owned(), config, build: None };
         self.call(&request, log).and_then(|got| done(&got.0))
+    }
+    /// Starts an agent that may write the folder `environment` below the server's `environments/`, which must be
+    /// there and open to every user.
+    pub fn spawn_builder(
+        &self,
+        ns: &NsName,
+        id: &str,
+        config: String,
+        environment: &str,
+        log: Option<BorrowedFd<'_>>,
+    ) -> Result<(), HostError> {
+        let build = Some(environment.to_owned());
+        let request = Request::Spawn { ns: ns.clone(), id: id.to_owned(), config, build };
+        self.call(&request, log).and_then(|got| done(&got.0))
+    }
+    /// Removes what lies in the folder of an environment; the folder stays.
+    pub fn clear_environment(&self, environment: &str) -> Result<(), HostError> {
+        self.done(&Request::ClearEnvironment { environment: environment.to_owned() })
     }
     /// Ends an agent.
     pub fn kill(&self, id: &str) -> Result<(), HostError> {

@@ -12,8 +12,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::protocol::{self, AGENT_CONFIG_BYTES_MAX, Answer, Exit, Request, is_name};
-use crate::world::process;
-use crate::world::{NETNS_DIR, WorldError, view};
+use crate::run;
+use crate::run::beneath::Folder;
+use crate::world::process::{self, Locked};
+use crate::world::{NETNS_DIR, WorldError, cgroup, view};
 use crate::{Applier, NsName, Observed, SocketSpec, Step};
 
 /// What runs on a node: takes its configuration, returns an exit code.
@@ -23,6 +25,9 @@ pub type Agent = fn(&str) -> i32;
 const AGENTS_MAX: usize = 4_000;
 /// Exit code of an agent that could not be put in its place (EX_OSERR of sysexits.h).
 const EXIT_NO_PLACE: i32 = 71;
+
+/// Files and folders in an agent's private space: the kernel keeps a record of each in memory that no size bounds.
+const WORK_FILES_MAX: u32 = 200_000;
 
 /// What executes steps. The Linux one is [`Applier`]; tests have their own.
 pub trait Hands {
@@ -74,6 +79,8 @@ pub struct AgentPlace {
     pub id: Option<u32>,
     /// Directories to cover.
     pub hide: Vec<PathBuf>,
+    /// Size of each one's private space.
+    pub disk_bytes: u64,
 }
 
 /// Serves requests until the server is gone. Returns an exit code.
@@ -130,10 +137,16 @@ impl<H: Hands> Helper<H> {
                 check(ns.as_str())?;
                 self.hands.nflog(&ns, group).map(|fd| (Answer::Done, Some(fd))).map_err(refused)
             }
-            Request::Spawn { ns, id, config } => {
+            Request::Spawn { ns, id, config, build } => {
                 check(ns.as_str())?;
                 check(&id)?;
-                self.spawn(&ns, id, &config, fds.into_iter().next()).map(|()| (Answer::Done, None))
+                build.as_deref().map_or(Ok(()), check)?;
+                let log = fds.into_iter().next();
+                self.spawn(&ns, id, &config, build.as_deref(), log).map(|()| (Answer::Done, None))
+            }
+            Request::ClearEnvironment { environment } => {
+                check(&environment)?;
+                self.clear_environment(&environment).map(|()| (Answer::Done, None))
             }
             Request::Kill { id } => {
                 check(&id)?;
@@ -157,7 +170,14 @@ impl<H: Hands> Helper<H> {
         }
     }
 
-    fn spawn(&mut self, ns: &NsName, id: String, config: &str, log: Option<OwnedFd>) -> Result<(), Answer> {
+    fn spawn(
+        &mut self,
+        ns: &NsName,
+        id: String,
+        config: &str,
+        build: Option<&str>,
+        log: Option<OwnedFd>,
+    ) -> Result<(), Answer> {
         self.reap();
         if self.agents.contains_key(&id) {
             return Err(refused(format!("agent `{id}` runs already")));
@@ -172,7 +192,7 @@ impl<H: Hands> Helper<H> {
             .map_err(|error| refused(format!("namespace `{ns}`: {error}")))?;
         let (place, agent) = (self.place.clone(), self.agent);
         let pid = process::spawn(CloneFlags::empty(), move || {
-            let entered = enter(&netns, log.as_ref(), &place);
+            let entered = enter(&netns, log.as_ref(), &place, build);
             // From here on nothing returns to code that owns a descriptor, so all of the helper's can go.
             std::mem::forget((netns, log));
             process::close_all_but(&[]);
@@ -187,6 +207,28 @@ impl<H: Hands> Helper<H> {
         .map_err(|error| refused(format!("starting agent `{id}`: {error}")))?;
         self.agents.insert(id, pid);
         Ok(())
+    }
+
+    /// As whoever built it: its files are that user's, and nobody else may remove them.
+    fn clear_environment(&mut self, environment: &str) -> Result<(), Answer> {
+        let refused = |why: String| refused(format!("clearing environment `{environment}`: {why}"));
+        let id = self.place.id;
+        let folder = Path::new(run::ENVIRONMENTS_DIR).join(environment);
+        let clearing = process::spawn(CloneFlags::empty(), move || {
+            process::close_all_but(&[]);
+            if process::become_with(id, &[]).is_err() {
+                return EXIT_NO_PLACE;
+            }
+            match Folder::open(&folder).and_then(|folder| folder.clear()) {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(EXIT_NO_PLACE),
+            }
+        });
+        match clearing.map(process::wait_code) {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(refused(std::io::Error::from_raw_os_error(code).to_string())),
+            Err(error) => Err(refused(error.to_string())),
+        }
     }
 
     fn kill(&mut self, id: &str) {
@@ -231,7 +273,7 @@ fn check(name: &str) -> Result<(), Answer> {
 }
 
 /// Puts this new process into a node: its network, its files, its user, no rights.
-fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), WorldError> {
+fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace, build: Option<&str>) -> Result<(), WorldError> {
     let _ = nix::sys::prctl::set_name(c"moat-agent");
     nix::unistd::setsid().map_err(WorldError::step("starting a session"))?;
     let null =
@@ -242,7 +284,10 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), 
     unshare(CloneFlags::CLONE_NEWNS).map_err(WorldError::step("making a private tree"))?;
     view::make_private()?;
     view::hide(&place.hide)?;
+    let shared = Shared::open(build)?;
     view::private_run()?;
+    shared.show()?;
+    workplace(place)?;
     view::resolver()?;
     view::protect_kernel()?;
     process::become_with(place.id, &[]).map_err(WorldError::step("dropping rights"))?;
@@ -253,6 +298,55 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace) -> Result<(), 
         process::redirect(number, out).map_err(WorldError::step("opening the log"))?;
     }
     Ok(())
+}
+
+/// What an agent sees of the world's private directory: handles, taken before a directory of its own covers it.
+struct Shared {
+    environments: OwnedFd,
+    /// The one that this agent builds.
+    build: Option<(PathBuf, OwnedFd)>,
+    /// Control groups, where there are any.
+    groups: Option<OwnedFd>,
+}
+
+impl Shared {
+    fn open(build: Option<&str>) -> Result<Self, WorldError> {
+        let dir = Path::new(run::ENVIRONMENTS_DIR);
+        let open = |path: &Path| view::handle(path).map_err(WorldError::mount("the environments", path));
+        let build = match build {
+            None => None,
+            Some(name) => {
+                let folder = Folder::open(&dir.join(name)).map_err(WorldError::step("opening the environment"))?;
+                Some((dir.join(name), OwnedFd::from(folder)))
+            }
+        };
+        Ok(Shared { environments: open(dir)?, build, groups: view::handle(Path::new(cgroup::DIR)).ok() })
+    }
+
+    fn show(&self) -> Result<(), WorldError> {
+        let dir = Path::new(run::ENVIRONMENTS_DIR);
+        view::make_dir(dir, 0o755)?;
+        view::bind(&self.environments, dir)?;
+        process::lock_mount(dir, Locked::ReadOnly, true).map_err(WorldError::mount("a read-only view", dir))?;
+        if let Some((at, folder)) = &self.build {
+            view::bind(folder, at)?;
+            process::lock_mount(at, Locked::Writable, true).map_err(WorldError::mount("an environment", at))?;
+        }
+        if let Some(groups) = &self.groups {
+            view::make_dir(Path::new(cgroup::DIR), 0o755)?;
+            view::bind(groups, Path::new(cgroup::DIR))?;
+        }
+        Ok(())
+    }
+}
+
+/// The agent's own space, and what sandboxes are made with.
+fn workplace(place: &AgentPlace) -> Result<(), WorldError> {
+    let dir = Path::new(run::WORK_DIR);
+    view::make_dir(dir, 0o755)?;
+    let (size, id) = (place.disk_bytes, place.id.unwrap_or(0));
+    view::tmpfs(dir, &format!("mode=0700,uid={id},gid={id},size={size},nr_inodes={WORK_FILES_MAX}"))?;
+    run::prepare()
 }
 
 #[cfg(test)]

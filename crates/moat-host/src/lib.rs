@@ -2,7 +2,8 @@
 //!
 //! Three layers. Pure values and functions: `layout`, `ruleset`, `plan`, `diff`,
 //! `verify`, [`nft_text`]. The codec: [`netlink`]. Hands: [`linux`], the only module with
-//! `netlink` that may use unsafe code. Around them the processes of an environment ([`world`], [`helper`], [`client`], [`protocol`]).
+//! `netlink` that may use unsafe code. Around them the processes of an environment ([`world`], [`helper`], [`client`],
+//! [`protocol`]), and the sandboxes of jobs ([`run`]).
 //!
 //! Not here: documents and Azure words beyond those of `moat-net`, HTTP, storage, scheduling.
 
@@ -16,6 +17,7 @@ pub mod nft_text;
 pub mod plan;
 pub mod protocol;
 pub mod ruleset;
+pub mod run;
 pub mod testbed;
 pub mod verify;
 pub mod world;

@@ -54,6 +54,16 @@ pub enum Request {
         id: String,
         /// Given to the agent as it is; the helper does not read it.
         config: String,
+        /// The environment that this agent may write, by its name below `environments/`; others it may only read.
+        /// Its folder is there already, and open to every user: agents are another one than the server.
+        #[serde(default)]
+        build: Option<String>,
+    },
+    /// Remove what lies in the folder of an environment: its files belong to the agents' user. The empty folder is
+    /// the server's own to remove.
+    ClearEnvironment {
+        /// Its name.
+        environment: String,
     },
     /// End an agent and its process group; one that is not there is no error.
     Kill {

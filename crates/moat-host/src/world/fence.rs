@@ -5,58 +5,66 @@
 //! sees, and 32-bit system calls have other numbers, so those are absent too. `TIOCSTI` types into the caller's
 //! terminal, whose shell is outside.
 //!
-//! Pure: builds the filter. [`super::process::fence`] hands it to the kernel.
+//! Pure: builds the filter. [`super::process::fence`] hands it to the kernel. Programs in a sandbox get a stricter one
+//! made of the same parts (`crate::run`).
 
 /// Address families that are the namespace's own, or files: the rest does not exist for a fenced program.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 /// Calls that make a socket; the first argument is the family.
 const SOCKET_CALLS: [libc::c_long; 2] = [libc::SYS_socket, libc::SYS_socketpair];
 /// Calls that do as if the kernel had none of it.
-const ABSENT_CALLS: [libc::c_long; 3] =
+pub(crate) const ABSENT_CALLS: [libc::c_long; 3] =
     [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 /// Requests of ioctl(2) that put text into a terminal's input (`TIOCLINUX` pastes on a console).
-const IOCTLS: [u32; 2] = [0x5412, 0x541c];
+pub(crate) const IOCTLS: [u32; 2] = [0x5412, 0x541c];
 
 /// `AUDIT_ARCH_*` of the calls this program itself makes.
 #[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
+pub(crate) const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
+pub(crate) const ARCH: u32 = 0xc000_00b7;
 /// Calls of the x32 kind have this bit in their number; no other architecture has numbers so large.
-const X32_BIT: u32 = 0x4000_0000;
+pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
 // Offsets in `struct seccomp_data`, and where the low half of an argument lies (both architectures: little endian).
-const AT_NUMBER: u32 = 0;
-const AT_ARCH: u32 = 4;
-const fn at_argument(index: u32) -> u32 {
+pub(crate) const AT_NUMBER: u32 = 0;
+pub(crate) const AT_ARCH: u32 = 4;
+pub(crate) const fn at_argument(index: u32) -> u32 {
     16 + 8 * index
 }
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const IF_LARGER: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+pub(crate) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+pub(crate) const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+pub(crate) const IF_LARGER: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+pub(crate) const IF_ANY: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+pub(crate) const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+pub(crate) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-const ALLOW: libc::sock_filter = instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+pub(crate) const ALLOW: libc::sock_filter = instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
 
-const fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+pub(crate) const fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-const fn refuse(errno: libc::c_int) -> libc::sock_filter {
+pub(crate) const fn refuse(errno: libc::c_int) -> libc::sock_filter {
     instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0)
 }
 
-/// The filter.
-pub(super) fn filter() -> Vec<libc::sock_filter> {
-    let mut program = vec![
+/// The beginning of a filter: calls of other kinds do not exist. Leaves the number of the call loaded.
+pub(crate) fn own_calls_only() -> Vec<libc::sock_filter> {
+    vec![
         instruction(LOAD, AT_ARCH, 0, 0),
         instruction(IF_EQUAL, ARCH, 1, 0),
         refuse(libc::ENOSYS),
         instruction(LOAD, AT_NUMBER, 0, 0),
         instruction(IF_LARGER, X32_BIT, 0, 1),
         refuse(libc::ENOSYS),
-    ];
+    ]
+}
+
+/// The filter.
+pub(super) fn filter() -> Vec<libc::sock_filter> {
+    let mut program = own_calls_only();
     for call in ABSENT_CALLS {
         program.extend([instruction(IF_EQUAL, call as u32, 0, 1), refuse(libc::ENOSYS)]);
     }
@@ -78,36 +86,39 @@ pub(super) fn filter() -> Vec<libc::sock_filter> {
     program
 }
 
+/// What a filter says to a call: the few instructions these are made of, run as the kernel runs them.
+#[cfg(test)]
+pub(crate) fn verdict(program: &[libc::sock_filter], arch: u32, number: u32, arguments: &[u64]) -> u32 {
+    let (mut at, mut loaded) = (0, 0);
+    loop {
+        let i = program[at];
+        at += 1;
+        match i.code {
+            LOAD => {
+                loaded = match i.k {
+                    AT_ARCH => arch,
+                    AT_NUMBER => number,
+                    k if (k - 16) % 8 == 4 => (arguments[(k as usize - 20) / 8] >> 32) as u32,
+                    k => arguments[(k as usize - 16) / 8] as u32,
+                }
+            }
+            IF_EQUAL => at += usize::from(if loaded == i.k { i.jt } else { i.jf }),
+            IF_LARGER => at += usize::from(if loaded >= i.k { i.jt } else { i.jf }),
+            IF_ANY => at += usize::from(if loaded & i.k != 0 { i.jt } else { i.jf }),
+            AND => loaded &= i.k,
+            RETURN => return i.k,
+            code => panic!("unexpected instruction {code}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What the filter says to a call: the few instructions it is made of, run as the kernel runs them.
-    fn verdict(arch: u32, number: u32, arguments: [u64; 2]) -> u32 {
-        let program = filter();
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let i = program[at];
-            at += 1;
-            match i.code {
-                LOAD => {
-                    loaded = match i.k {
-                        AT_ARCH => arch,
-                        AT_NUMBER => number,
-                        k => arguments[(k as usize - 16) / 8] as u32,
-                    }
-                }
-                IF_EQUAL => at += usize::from(if loaded == i.k { i.jt } else { i.jf }),
-                IF_LARGER => at += usize::from(if loaded >= i.k { i.jt } else { i.jf }),
-                RETURN => return i.k,
-                code => panic!("unexpected instruction {code}"),
-            }
-        }
-    }
-
     fn check(number: libc::c_long, arguments: [u64; 2], expected: Option<libc::c_int>) {
         let expected = expected.map_or(libc::SECCOMP_RET_ALLOW, |e| libc::SECCOMP_RET_ERRNO | e as u32);
-        assert_eq!(verdict(ARCH, number as u32, arguments), expected, "call {number} {arguments:?}");
+        assert_eq!(verdict(&filter(), ARCH, number as u32, &arguments), expected, "call {number} {arguments:?}");
     }
 
     #[test]
@@ -127,8 +138,8 @@ mod tests {
             check(call, [0, 0], Some(libc::ENOSYS));
         }
         let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        assert_eq!(verdict(0x4000_0003, libc::SYS_socket as u32, [40, 0]), absent, "another architecture");
-        assert_eq!(verdict(ARCH, X32_BIT | 41, [40, 0]), absent, "x32");
+        assert_eq!(verdict(&filter(), 0x4000_0003, libc::SYS_socket as u32, &[40, 0]), absent, "another architecture");
+        assert_eq!(verdict(&filter(), ARCH, X32_BIT | 41, &[40, 0]), absent, "x32");
     }
 
     #[test]

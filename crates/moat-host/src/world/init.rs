@@ -14,9 +14,11 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::process::{self, Cap};
-use super::{Failure, NETNS_DIR, RUN_DIR, Ready, STATE_DIR, ServerSeat, WorldError, WorldSpec, view};
+use super::{ENVIRONMENTS, Failure, NETNS_DIR, RUN_DIR, Ready, STATE_DIR, ServerSeat, WorldError, WorldSpec};
+use super::{cgroup, view};
 use crate::client::HostClient;
 use crate::helper::{self, Agent, Hands};
+use crate::run;
 
 /// How long the server may take to end by itself when asked to.
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +35,7 @@ pub(super) struct Owners {
     pub(super) server: Option<u32>,
     pub(super) helper: Option<u32>,
     pub(super) agent: Option<u32>,
+    pub(super) groups: cgroup::Groups,
 }
 
 /// What init and the front wait for; blocked in both.
@@ -88,9 +91,9 @@ fn start<H: Hands>(
     }
 
     let (near, far) = UnixStream::pair().map_err(WorldError::step("making a socket pair"))?;
-    let hide = spec.hide.clone();
     let helper_id = owners.helper;
-    let agent_id = owners.agent;
+    let (hide, disk_bytes) = (spec.hide.clone(), spec.job_disk_bytes);
+    let place = helper::AgentPlace { id: owners.agent, hide, disk_bytes };
     let far_in_helper = far.try_clone().map_err(WorldError::step("making a socket pair"))?;
     let helper_pid = process::spawn(CloneFlags::empty(), move || {
         let _ = nix::sys::prctl::set_name(c"moat-helper");
@@ -100,7 +103,7 @@ fn start<H: Hands>(
             return EXIT_BROKEN;
         }
         match hands() {
-            Ok(hands) => helper::run(far_in_helper, hands, agent, helper::AgentPlace { id: agent_id, hide }),
+            Ok(hands) => helper::run(far_in_helper, hands, agent, place),
             Err(failure) => {
                 tracing::error!(why = failure.what, "the helper could not start");
                 EXIT_BROKEN
@@ -151,9 +154,23 @@ fn make_tree(spec: &WorldSpec, owners: &Owners) -> Result<(), WorldError> {
     view::make_dir(Path::new(NETNS_DIR), 0o755)?;
     view::make_dir(Path::new(STATE_DIR), 0o700)?;
     view::bind(data, Path::new(STATE_DIR))?;
+    environments(owners)?;
+    owners.groups.show(owners.agent)?;
     view::fresh_proc()?;
     std::os::unix::fs::chown(NETNS_DIR, owners.helper, owners.helper)
         .map_err(WorldError::step("giving the namespace directory to the helper"))
+}
+
+/// Built environments, by their content: of the server, for all to pass through and nobody else to list. They get a
+/// place of their own, since agents cannot pass through the server's directory.
+fn environments(owners: &Owners) -> Result<(), WorldError> {
+    let (dir, to) = (Path::new(STATE_DIR).join(ENVIRONMENTS), Path::new(run::ENVIRONMENTS_DIR));
+    view::make_dir(&dir, 0o711)?;
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+        .and_then(|()| std::os::unix::fs::chown(&dir, owners.server, owners.server))
+        .map_err(WorldError::step("preparing the directory of environments"))?;
+    view::make_dir(to, 0o711)?;
+    view::bind(view::handle(&dir).map_err(WorldError::mount("the environments", to))?, to)
 }
 
 /// Reaps; ends when told to, or when one of the two ends.

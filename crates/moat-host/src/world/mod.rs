@@ -11,12 +11,14 @@
 //! Invariants:
 //! - There is always a user namespace, for root too: nothing here has a capability on the host.
 //! - Each process dies with its parent, and all with init: kill any of them and the kernel removes every process,
-//!   mount and network namespace. Nothing can leak, so there is no code here that cleans up.
+//!   mount and network namespace. What the kernel keeps is empty control groups ([`cgroup`]): whoever waits for the
+//!   end removes them, and after `kill -9` the next of our commands.
 //! - All forks happen before any thread exists in the forking process.
 //! - No word about Azure, HTTP or the store: those come in as a closure.
 
+pub mod cgroup;
 pub mod error;
-mod fence;
+pub(crate) mod fence;
 pub mod ids;
 mod init;
 pub mod place;
@@ -50,14 +52,20 @@ pub const RUN_DIR: &str = "/run/moat";
 pub const NETNS_DIR: &str = "/run/moat/netns";
 /// The server's data directory as the server sees it.
 pub const STATE_DIR: &str = "/run/moat/state";
+/// Built environments below the data directory; seen by agents at [`crate::run::ENVIRONMENTS_DIR`].
+pub const ENVIRONMENTS: &str = "environments";
 
 /// What to make.
 #[derive(Debug)]
 pub struct WorldSpec {
+    /// The environment's name: control groups are named by it.
+    pub name: String,
     /// Directory for the server's data, on the host; made if absent, given to the server's user.
     pub data_dir: PathBuf,
     /// Directories that programs run in the world must not see (the data of every environment).
     pub hide: Vec<PathBuf>,
+    /// Size of each agent's private space, in bytes of memory: a job's files while it runs.
+    pub job_disk_bytes: u64,
     /// Where the processes of the world write; `None` keeps the caller's stdout and stderr.
     pub log: Option<OwnedFd>,
     /// Whether the world outlives the caller.
@@ -114,6 +122,7 @@ enum Report {
 pub struct World {
     init: Pid,
     ready: File,
+    groups: cgroup::Groups,
 }
 
 /// Signals that ask the front, or init, to end the world.
@@ -138,7 +147,7 @@ pub fn create<H: Hands>(
     let (ready_in, ready_out) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(WorldError::step("making a pipe"))?;
     let (go_in, go_out) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(WorldError::step("making a pipe"))?;
     prepare_data_dir(&spec.data_dir)?;
-    let data_dir = spec.data_dir.clone();
+    let (name, data_dir) = (spec.name.clone(), spec.data_dir.clone());
     let wish = ids::Wish::of_caller();
 
     // Blocked before the fork, so that init cannot lose one; undone in whatever runs other people's code.
@@ -154,8 +163,10 @@ pub fn create<H: Hands>(
         init::run(spec, Ready(File::from(ready_out)), File::from(go_in), server, hands, agent)
     });
     let init = child.map_err(|source| WorldError::UserNamespace { source })?;
-    let world = World { init, ready: File::from(ready_in) };
-    match begin(init, wish, &data_dir, go_out) {
+    cgroup::sweep();
+    let groups = cgroup::Groups::make(&name, init).unwrap_or_default();
+    let world = World { init, ready: File::from(ready_in), groups };
+    match begin(&world, wish, &data_dir, go_out) {
         Ok(()) => Ok(world),
         Err(error) => {
             world.kill();
@@ -165,9 +176,9 @@ pub fn create<H: Hands>(
 }
 
 /// Writes the id maps and lets init go.
-fn begin(init: Pid, wish: ids::Wish, data_dir: &Path, go_out: OwnedFd) -> Result<(), WorldError> {
-    let (uid, gid) = wish.write(init)?;
-    let mut owners = init::Owners::default();
+fn begin(world: &World, wish: ids::Wish, data_dir: &Path, go_out: OwnedFd) -> Result<(), WorldError> {
+    let (uid, gid) = wish.write(world.init)?;
+    let mut owners = init::Owners { groups: world.groups.clone(), ..Default::default() };
     if uid != ids::IdMap::Single {
         owners.agent = Some(ids::AGENT_ID);
         if nix::unistd::Uid::effective().is_root() {
@@ -224,6 +235,14 @@ impl World {
 
     /// Whether it has ended, and with which code.
     pub fn ended(&self) -> Option<i32> {
+        let code = self.look();
+        if code.is_some() {
+            self.groups.remove();
+        }
+        code
+    }
+
+    fn look(&self) -> Option<i32> {
         match waitpid(self.init, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, code)) => Some(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as i32),
@@ -238,9 +257,11 @@ impl World {
         let _ = nix::sys::signal::kill(self.init, Signal::SIGTERM);
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and removes its control groups.
     pub fn wait(&self) -> i32 {
-        process::wait_code(self.init)
+        let code = process::wait_code(self.init);
+        self.groups.remove();
+        code
     }
 
     /// Ends it at once.

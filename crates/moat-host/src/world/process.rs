@@ -181,12 +181,69 @@ pub fn become_with(id: Option<u32>, keep: &[Cap]) -> nix::Result<()> {
 /// Leaves this process, and whatever it becomes or starts, no way past its network namespace (see [`super::fence`]).
 /// After [`become_with`]: the kernel takes a filter from those who can gain nothing more.
 pub fn fence() -> nix::Result<()> {
-    let mut filter = super::fence::filter();
+    confine(super::fence::filter())
+}
+
+/// Puts a system call filter on this process and whatever it becomes or starts; those it has stay.
+pub(crate) fn confine(mut filter: Vec<libc::sock_filter>) -> nix::Result<()> {
     let len = libc::c_ushort::try_from(filter.len()).map_err(|_| Errno::E2BIG)?;
     let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // SAFETY: the program and its instructions live across the call, which copies them.
     let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if set == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// How a mount is locked. Always without devices and without programs that gain rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locked {
+    /// Files may be written.
+    Writable,
+    /// Nothing may be written.
+    ReadOnly,
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+// include/uapi/linux/mount.h
+const MOUNT_ATTR_RDONLY: u64 = 0x1;
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+const MOUNT_ATTR_NODEV: u64 = 0x4;
+
+/// Locks what is mounted at `path` (`below`: and everything mounted in it). Linux 5.12.
+///
+/// Devices of our own making (a `/dev` put together of bind mounts) are those of `below == false`.
+pub(crate) fn lock_mount(path: &std::path::Path, locked: Locked, below: bool) -> nix::Result<()> {
+    let set = match locked {
+        Locked::Writable => MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+        Locked::ReadOnly => MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY,
+    };
+    let attributes = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    let flags = if below { libc::AT_RECURSIVE } else { 0 };
+    let path = nix::NixPath::with_nix_path(path, std::ffi::CStr::to_owned)?;
+    // SAFETY: the path ends with NUL, and the attributes are laid out and sized as mount_setattr(2) wants them.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags as libc::c_uint,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        )
+    };
+    if set == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// The lowest priority but one for CPU, for ever: nobody gets it back without a capability.
+pub(crate) fn be_nice() -> nix::Result<()> {
+    const NICE: libc::c_int = 15;
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) }).map(drop)
 }
 
 /// Closes every descriptor from 3 up except `keep`.

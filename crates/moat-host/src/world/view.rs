@@ -113,10 +113,13 @@ fn normal(path: &Path) -> PathBuf {
     out
 }
 
-/// Names are asked of the platform's resolver and of nobody else (network-semantics: 168.63.129.16 in each VNet).
+/// The only resolver there is: each VNet's own (network-semantics: 168.63.129.16).
+pub(crate) const RESOLVER: &str = "nameserver 168.63.129.16\noptions timeout:2 attempts:2\n";
+
+/// Names are asked of the platform's resolver and of nobody else.
 pub fn resolver() -> Result<(), WorldError> {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    replace_file(Path::new("/etc/resolv.conf"), "nameserver 168.63.129.16\noptions timeout:2 attempts:2\n")?;
+    replace_file(Path::new("/etc/resolv.conf"), RESOLVER)?;
     replace_file(Path::new("/etc/hosts"), &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))
 }
 

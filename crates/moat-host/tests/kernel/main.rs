@@ -6,6 +6,7 @@
 
 mod bed;
 mod cases;
+mod jobs;
 mod net;
 
 use moat_host::testbed::{Unavailable, in_world};
@@ -15,15 +16,17 @@ fn main() {
     if arguments.iter().any(|a| a == "--list") {
         // No case is ignored; a runner that asks for those must not be given all of them.
         let ignored = arguments.iter().any(|a| a == "--ignored");
-        for (name, _) in cases::ALL.iter().filter(|_| !ignored) {
+        let names = cases::ALL.iter().map(|(name, _)| name).chain(jobs::ALL.iter().map(|(name, _)| name));
+        for name in names.filter(|_| !ignored) {
             println!("{name}: test");
         }
         return;
     }
     let filter: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen = || cases::ALL.iter().filter(|(n, _)| filter.is_empty() || filter.iter().any(|f| n.contains(*f)));
-    let (mut failed, mut skipped) = (0, 0);
-    for (name, case) in chosen() {
+    let asked = |name: &str| filter.is_empty() || filter.iter().any(|f| name.contains(f.as_str()));
+    let (mut ran, mut failed, mut skipped) = (0, 0, 0);
+    for (name, case) in cases::ALL.iter().filter(|(name, _)| asked(name)) {
+        ran += 1;
         match in_world(|| {
             case();
             0
@@ -40,6 +43,20 @@ fn main() {
             }
         }
     }
-    println!("\ntest result: {} ran, {failed} failed, {skipped} skipped", chosen().count() - skipped);
+    for (name, _) in jobs::ALL.iter().filter(|(name, _)| asked(name)) {
+        ran += 1;
+        match jobs::run(name) {
+            Ok(()) => println!("test {name} ... ok"),
+            Err(jobs::Failed::Case(why)) => {
+                println!("test {name} ... FAILED\n{why}");
+                failed += 1;
+            }
+            Err(jobs::Failed::World(why)) => {
+                eprintln!("SKIPPED: {name}: {why}");
+                skipped += 1;
+            }
+        }
+    }
+    println!("\ntest result: {} ran, {failed} failed, {skipped} skipped", ran - skipped);
     std::process::exit(i32::from(failed > 0));
 }

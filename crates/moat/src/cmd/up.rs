@@ -18,6 +18,8 @@ use crate::{serve, ui};
 
 /// Tried first when no port is asked for and none remembered.
 const PORT_DEFAULT: u16 = 7443;
+/// Space of a node for a job's files. Memory, but only what is used; a node has one job.
+const JOB_DISK_BYTES_DEFAULT: u64 = 2 << 30;
 /// How long a start may take: a cold one makes keys, and a large state makes many namespaces.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     /// Port on 127.0.0.1; without it the one used last, 7443 or a free one.
     #[arg(long)]
     port: Option<u16>,
+    /// Space of each node for a job's files, in memory while they are there: `512M`, `2G`.
+    #[arg(long, value_name = "SIZE", default_value_t = Size(JOB_DISK_BYTES_DEFAULT), env = "MOAT_JOB_DISK")]
+    job_disk: Size,
     /// Return when it is ready, and leave it running.
     #[arg(long, conflicts_with = "ephemeral")]
     detach: bool,
@@ -44,6 +49,34 @@ pub(crate) struct Arguments {
     /// The command of `--ephemeral`.
     #[arg(last = true, value_name = "COMMAND", requires = "ephemeral")]
     command: Vec<std::ffi::OsString>,
+}
+
+/// A number of bytes, written as people do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size(u64);
+
+/// Powers of 1,024, largest first.
+const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
+
+impl std::str::FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let upper = text.trim().to_ascii_uppercase();
+        let number = upper.strip_suffix("IB").or(upper.strip_suffix('B')).unwrap_or(&upper);
+        let unit = UNITS.into_iter().find_map(|(unit, shift)| Some((number.strip_suffix(unit)?, shift)));
+        let (digits, shift) = unit.unwrap_or((number, 0));
+        let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+        bytes.map(Size).ok_or_else(|| format!("`{text}` is no size; write it as 512M or 2G"))
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match UNITS.into_iter().find(|(_, shift)| self.0.is_multiple_of(1 << shift)) {
+            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}", self.0),
+        }
+    }
 }
 
 /// See the module.
@@ -84,8 +117,10 @@ fn start(environment: &Environment, arguments: &Arguments) -> Result<Started, Fa
 
     ui::note(format_args!("starting environment `{}` (edition {edition})", environment.name));
     let spec = WorldSpec {
+        name: environment.name.clone(),
         data_dir: environment.data_dir(),
         hide: hidden(environment),
+        job_disk_bytes: arguments.job_disk.0,
         log: Some(OwnedFd::from(log)),
         detach: arguments.detach,
         hold: vec![OwnedFd::from(hold)],
@@ -273,6 +308,31 @@ impl Drop for TemporaryRoot {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
             let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, bytes: Option<u64>) {
+        assert_eq!(text.parse::<Size>().ok(), bytes.map(Size), "{text}");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        check("2G", Some(2 << 30));
+        check("512m", Some(512 << 20));
+        check("16MiB", Some(16 << 20));
+        check("4096", Some(4_096));
+        check("1T", Some(1 << 40));
+        for bad in ["", "0", "G", "-1G", "2X", "1.5G", "99999999999T"] {
+            check(bad, None);
+        }
+        for text in ["2G", "512M", "1T", "1000"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
     }
 }
