@@ -1,6 +1,6 @@
 """The cluster of the demo, by azureml-core alone: create, wait, list, shorten the idle time.
 
-Usage: cluster.py create | wait NODES | address | idle SECONDS
+Usage: cluster.py create | wait NODES | watch FILE | nodes | address | idle SECONDS
 """
 import os
 import sys
@@ -80,15 +80,39 @@ def wait(nodes):
         if status.current_node_count == nodes == idle and status.allocation_state == "Steady":
             break
         if status.errors:
-            table(cluster.list_nodes())
-            for error in status.errors:
-                error = error.get("error", error)
-                print("%s: %s" % (error.get("code"), error.get("message")))
-            sys.exit(1)
+            trouble(cluster, status)
         if time.monotonic() > deadline:
             sys.exit("after %d s: %s" % (WAIT_SECONDS_MAX, text))
         time.sleep(POLL_SECONDS)
     table(cluster.list_nodes())
+
+
+def watch(file):
+    """Until FILE is there (a job has ended), saying how the cluster is. Nodes that packets cannot reach end it."""
+    cluster = cluster_of(workspace())
+    said = None
+    while not os.path.exists(file):
+        cluster.refresh_state()
+        status = cluster.get_status()
+        text = describe(status)
+        if text != said:
+            print(text, flush=True)
+            said = text
+        if status.errors:
+            trouble(cluster, status)
+        time.sleep(POLL_SECONDS)
+
+
+def trouble(cluster, status):
+    table(cluster.list_nodes())
+    for error in status.errors:
+        error = error.get("error", error)
+        print("%s: %s" % (error.get("code"), error.get("message")))
+    sys.exit(1)
+
+
+def nodes():
+    table(cluster_of(workspace()).list_nodes())
 
 
 def table(nodes):
@@ -116,5 +140,6 @@ def idle(seconds):
 
 
 if __name__ == "__main__":
-    command, rest = sys.argv[1], [int(word) for word in sys.argv[2:]]
-    {"create": create, "wait": wait, "address": address, "idle": idle}[command](*rest)
+    command, rest = sys.argv[1], [int(word) if word.isdigit() else word for word in sys.argv[2:]]
+    commands = {"create": create, "wait": wait, "watch": watch, "nodes": nodes, "address": address, "idle": idle}
+    commands[command](*rest)

@@ -23,13 +23,25 @@ struct Case {
     says: &'static [&'static str],
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 5] = [
     Case { name: "as it is", arguments: &[], code: 0, says: &["demo: OK, "] },
     Case {
         name: "44224 denied above the allow",
         arguments: &["--break", "nsg"],
         code: 1,
         says: &["unusable", "AllocationFailed", "'Deny44224' (priority 100)", "'trainnsg'", "demo: FAILED at step "],
+    },
+    Case {
+        name: "uploaded code deleted between two jobs",
+        arguments: &["--break", "blob"],
+        code: 1,
+        says: &["the job did not complete", "demo: FAILED at step "],
+    },
+    Case {
+        name: "training ends with an error",
+        arguments: &["--break", "job"],
+        code: 1,
+        says: &["asked to fail", "the job did not complete", "demo: FAILED at step "],
     },
     Case {
         name: "probed port open to the internet",
@@ -95,8 +107,10 @@ impl Stage {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         std::fs::copy(moat, path.join("moat")).context("copying the program")?;
         std::fs::set_permissions(path.join("moat"), std::fs::Permissions::from_mode(0o755))?;
-        done(Command::new("cp").arg("-r").arg(root().join("script")).arg(&path))?;
-        done(Command::new("chmod").args(["-R", "a+rX"]).arg(path.join("script")))?;
+        for part in ["script", "examples"] {
+            done(Command::new("cp").arg("-r").arg(root().join(part)).arg(&path))?;
+            done(Command::new("chmod").args(["-R", "a+rX"]).arg(path.join(part)))?;
+        }
 
         let user = format!("moatdemo{}", std::process::id());
         done(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &user]))?;
@@ -112,7 +126,7 @@ impl Stage {
         done(
             Command::new(root().join("script/clients"))
                 .arg(&stage.clients)
-                .args(["cli", "v1"])
+                .args(["cli", "v1", "v2"])
                 .env("MOAT_PYTHON", python),
         )?;
         done(Command::new("chmod").args(["-R", "a+rX"]).arg(&stage.clients))?;
