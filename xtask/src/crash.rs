@@ -7,10 +7,8 @@
 //! be as before. One round more than kills: the last one only reads.
 #![allow(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
-mod api;
 mod ledger;
 mod load;
-mod world;
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +16,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::environment;
-use api::Api;
+use crate::api::Api;
 use ledger::Ledger;
 use load::Plan;
-use world::{HostView, Victim, World};
+use crate::world::{HostView, Victim, World};
 
 /// Shortest and longest time that writes go on before the kill, in milliseconds.
 const WRITE_MILLIS: std::ops::Range<u64> = 10..900;
@@ -46,6 +44,10 @@ pub(crate) struct Args {
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// Starts at `seed`.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
     /// Splitmix64.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -54,7 +56,8 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    fn below(&mut self, end: u64) -> u64 {
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 }

@@ -1,5 +1,6 @@
 //! Automation in Rust: what CI, developers and the scripts share. One file a command.
 
+mod api;
 mod crash;
 mod demo;
 mod differential;
@@ -8,8 +9,10 @@ mod environment;
 mod requirements;
 mod scenarios;
 mod shared;
+mod soak;
 mod tags;
 mod tidy;
+mod world;
 
 use clap::{Parser, Subcommand};
 
@@ -28,6 +31,8 @@ enum Command {
     Tidy,
     /// Kill it at random moments and check that nothing acknowledged is lost.
     Crash(crash::Args),
+    /// Run many jobs, cancel some, kill nodes and the server, and check that every job ends in a true state.
+    Soak(soak::Args),
     /// Run the demo, whole and broken on purpose.
     Demo,
     /// Run the shared client scenarios.
@@ -41,6 +46,7 @@ fn main() -> std::process::ExitCode {
         Command::Tidy => tidy::run(),
         Command::Crash(args) => crash::run(&args),
         Command::Differential(args) => differential::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Demo => demo::run(),
         Command::Scenarios(args) => scenarios::run(&args),
         Command::Tags(args) => tags::run(&args),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::api::Api;
+use crate::api::Api;
 
 /// A document as somebody asked for it.
 #[derive(Debug, Clone, PartialEq)]

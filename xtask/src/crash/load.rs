@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Random;
-use super::api::{Api, Connection};
+use crate::api::{Api, Connection};
 use super::ledger::{Entry, Ledger, State};
-use super::world::{Victim, World};
+use crate::world::{Victim, World};
 
 /// Connections that write at the same time.
 const WRITERS: u64 = 6;
@@ -247,7 +247,7 @@ fn scale(
         let nodes = random.below(NODES_MAX + 1);
         let before = get();
         set((before, Some(nodes)));
-        match super::world::control(control, "cluster_scale", &json!({"name": CLUSTER, "nodes": nodes})) {
+        match crate::world::control(control, "cluster_scale", &json!({"name": CLUSTER, "nodes": nodes})) {
             Ok(_) => {
                 set((Some(nodes), None));
                 count += 1;

@@ -23,28 +23,28 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Where the server is and who asks.
 #[derive(Clone)]
-pub(super) struct Api {
+pub(crate) struct Api {
     port: u16,
     tls: TlsConnector,
     variables: Arc<BTreeMap<String, String>>,
 }
 
 /// One connection, with a token.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     token: String,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
 }
 
 impl Api {
     /// `place` is the control socket's answer to `place`: credentials and CA.
-    pub(super) fn new(port: u16, place: Value) -> Result<Self> {
+    pub(crate) fn new(port: u16, place: Value) -> Result<Self> {
         let pem = place["caPem"].as_str().context("the place has no CA")?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).context("reading the CA")?)?;
@@ -61,15 +61,52 @@ impl Api {
         self.variables.get(name).map_or("", String::as_str)
     }
 
+    /// Tenant id.
+    pub(crate) fn tenant(&self) -> &str {
+        self.variable("AZURE_TENANT_ID")
+    }
+
     /// `/subscriptions/ID`.
-    pub(super) fn subscription(&self) -> String {
+    pub(crate) fn subscription(&self) -> String {
         format!("/subscriptions/{}", self.variable("AZURE_SUBSCRIPTION_ID"))
     }
 
-    async fn open(&self, host: &'static str) -> Result<SendRequest<Full<Bytes>>> {
+    /// A token for the environment's own principal.
+    async fn token(&self, resource: &str) -> Result<String> {
+        let mut login = self.open(LOGIN).await.context("connecting")?;
+        let form = format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}&scope={}%2F.default",
+            self.variable("AZURE_CLIENT_ID"),
+            self.variable("AZURE_CLIENT_SECRET"),
+            resource.replace(':', "%3A").replace('/', "%2F"),
+        );
+        let request = Request::post(format!("/{}/oauth2/v2.0/token", self.variable("AZURE_TENANT_ID")))
+            .header("host", LOGIN)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(Full::from(form))?;
+        let (status, body) = answer(&mut login, request).await.context("asking for a token")?;
+        let body: Value = serde_json::from_slice(&body).context("reading JSON")?;
+        match body["access_token"].as_str() {
+            Some(token) => Ok(format!("Bearer {token}")),
+            None => bail!("no token was issued: {status} {body}"),
+        }
+    }
+
+    /// Reads one blob: status and bytes.
+    pub(crate) async fn blob(&self, account: &str, path: &str) -> Result<(u16, Bytes)> {
+        let host = format!("{account}.blob.core.windows.net");
+        let request = Request::get(format!("/{path}"))
+            .header("host", &host)
+            .header("x-ms-version", "2021-08-06")
+            .header("authorization", self.token("https://storage.azure.com").await?)
+            .body(Full::default())?;
+        answer(&mut self.open(&host).await?, request).await
+    }
+
+    async fn open(&self, host: &str) -> Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         stream.set_nodelay(true)?;
-        let stream = self.tls.connect(ServerName::try_from(host)?, stream).await?;
+        let stream = self.tls.connect(ServerName::try_from(host.to_owned())?, stream).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the connection; whoever sends next sees why.
         tokio::spawn(connection);
@@ -77,53 +114,39 @@ impl Api {
     }
 
     /// A connection to Resource Manager, with a fresh token.
-    pub(super) async fn connect(&self) -> Result<Connection> {
-        let mut login = self.open(LOGIN).await.context("connecting")?;
-        let form = format!(
-            "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagement.azure.com%2F.default",
-            self.variable("AZURE_CLIENT_ID"),
-            self.variable("AZURE_CLIENT_SECRET"),
-        );
-        let request = Request::post(format!("/{}/oauth2/v2.0/token", self.variable("AZURE_TENANT_ID")))
-            .header("host", LOGIN)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(Full::from(form))?;
-        let answer = answer(&mut login, request).await.context("asking for a token")?;
-        let Some(token) = answer.body["access_token"].as_str() else {
-            bail!("no token was issued: {} {}", answer.status, answer.body);
-        };
-        Ok(Connection { token: format!("Bearer {token}"), sender: self.open(ARM).await? })
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        Ok(Connection { token: self.token("https://management.azure.com").await?, sender: self.open(ARM).await? })
     }
 
     /// Reads one document on a connection of its own.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
         self.connect().await?.send("GET", path, None).await
     }
 }
 
 impl Connection {
     /// One request.
-    pub(super) async fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{path}?api-version={API_VERSION}"))
+            .uri(if path.contains('?') { path.to_owned() } else { format!("{path}?api-version={API_VERSION}") })
             .header("host", ARM)
             .header("authorization", &self.token)
             .header("content-type", "application/json")
             .body(Full::from(body.map(Value::to_string).unwrap_or_default()))?;
-        answer(&mut self.sender, request).await
+        let (status, bytes) = answer(&mut self.sender, request).await?;
+        let body =
+            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).context("reading JSON")? };
+        Ok(Answer { status, body })
     }
 }
 
-async fn answer(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Answer> {
+async fn answer(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<(u16, Bytes)> {
     let exchange = async {
         sender.ready().await?;
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        let bytes = response.into_body().collect().await?.to_bytes();
-        let body =
-            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).context("reading JSON")? };
-        anyhow::Ok(Answer { status, body })
+        anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
     };
     tokio::time::timeout(ANSWER_MAX, exchange).await.context("no answer in time")?
 }

@@ -27,7 +27,7 @@ const CONTROL_MAX: Duration = Duration::from_secs(30);
 
 /// Whom to kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Victim {
+pub(crate) enum Victim {
     Server,
     Helper,
     Init,
@@ -36,7 +36,7 @@ pub(super) enum Victim {
 
 impl Victim {
     /// All of them, one after the other.
-    pub(super) fn by_turns(round: u32) -> Self {
+    pub(crate) fn by_turns(round: u32) -> Self {
         match round % 4 {
             0 => Victim::Server,
             1 => Victim::Helper,
@@ -66,7 +66,7 @@ struct Process {
 }
 
 /// `moat up` in the foreground, as our child.
-pub(super) struct World {
+pub(crate) struct World {
     front: Child,
     init: i32,
     dir: PathBuf,
@@ -78,7 +78,7 @@ pub(super) struct World {
 
 impl World {
     /// Starts it and waits until it answers.
-    pub(super) fn start(moat: &Path, home: &Path) -> Result<Self> {
+    pub(crate) fn start(moat: &Path, home: &Path) -> Result<Self> {
         let log = home.join("up.log");
         let out = File::create(&log).context("making the log")?;
         let front = Command::new(moat)
@@ -131,29 +131,29 @@ impl World {
     }
 
     /// The loopback port.
-    pub(super) fn port(&self) -> Result<u16> {
+    pub(crate) fn port(&self) -> Result<u16> {
         let noted = self.noted().context("the world is not noted")?;
         let port = noted["url"].as_str().and_then(|url| url.rsplit(':').next()).and_then(|port| port.parse().ok());
         port.context("the world's address has no port")
     }
 
     /// Credentials and CA of a client on the internet.
-    pub(super) fn place(&self) -> Result<Value> {
+    pub(crate) fn place(&self) -> Result<Value> {
         self.control("place", &json!({"at": "internet"}))
     }
 
     /// One request on the control socket.
-    pub(super) fn control(&self, method: &str, params: &Value) -> Result<Value> {
+    pub(crate) fn control(&self, method: &str, params: &Value) -> Result<Value> {
         control(&self.control_path(), method, params)
     }
 
     /// Where the control socket is.
-    pub(super) fn control_path(&self) -> PathBuf {
+    pub(crate) fn control_path(&self) -> PathBuf {
         self.dir.join("control.sock")
     }
 
     /// SIGKILL to one of its processes.
-    pub(super) fn kill(&mut self, victim: Victim) -> Result<()> {
+    pub(crate) fn kill(&mut self, victim: Victim) -> Result<()> {
         let all = processes()?;
         let front = i32::try_from(self.front.id())?;
         self.processes = tree(&all, front);
@@ -171,8 +171,24 @@ impl World {
         kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing the {victim}"))
     }
 
+    /// SIGKILL to the agent of one node, chosen by `choose` among as many as there are; false if there is none.
+    pub(crate) fn kill_an_agent(&self, choose: impl FnOnce(usize) -> usize) -> Result<bool> {
+        let mut agents: Vec<i32> = tree(&processes()?, self.init)
+            .into_iter()
+            .map(|p| p.pid)
+            .filter(|pid| name(*pid).as_deref() == Some("moat-agent"))
+            .collect();
+        agents.sort_unstable();
+        if agents.is_empty() {
+            return Ok(false);
+        }
+        let agent = agents[choose(agents.len()) % agents.len()];
+        // It may have ended by itself since.
+        Ok(kill(Pid::from_raw(agent), Signal::SIGKILL).is_ok())
+    }
+
     /// `moat down`.
-    pub(super) fn down(&mut self) -> Result<()> {
+    pub(crate) fn down(&mut self) -> Result<()> {
         let all = processes()?;
         self.processes = tree(&all, i32::try_from(self.front.id())?);
         self.processes.extend(tree(&all, self.init));
@@ -185,7 +201,7 @@ impl World {
     }
 
     /// Waits until nothing of it is left; what is left after that is a finding.
-    pub(super) fn gone(mut self) -> Result<Vec<String>> {
+    pub(crate) fn gone(mut self) -> Result<Vec<String>> {
         let deadline = Instant::now() + END_MAX;
         loop {
             let ended = self.front.try_wait()?.is_some();
@@ -212,7 +228,7 @@ impl World {
 }
 
 /// One request on a control socket.
-pub(super) fn control(path: &Path, method: &str, params: &Value) -> Result<Value> {
+pub(crate) fn control(path: &Path, method: &str, params: &Value) -> Result<Value> {
     let mut stream = UnixStream::connect(path).context("connecting to the control socket")?;
     stream.set_read_timeout(Some(CONTROL_MAX))?;
     stream.write_all(format!("{}\n", json!({"method": method, "params": params})).as_bytes())?;
@@ -258,7 +274,7 @@ fn tree(all: &[Process], root: i32) -> BTreeSet<Process> {
 
 /// What of the host a world must not change.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct HostView {
+pub(crate) struct HostView {
     links: BTreeSet<String>,
     namespaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
@@ -268,7 +284,7 @@ pub(super) struct HostView {
 
 impl HostView {
     /// As it is now.
-    pub(super) fn take() -> Result<Self> {
+    pub(crate) fn take() -> Result<Self> {
         let names = |folder: &str| -> BTreeSet<String> {
             let entries = std::fs::read_dir(folder).into_iter().flatten();
             entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
@@ -287,7 +303,7 @@ impl HostView {
     }
 
     /// What differs in `after`.
-    pub(super) fn leaks(&self, after: &Self) -> Vec<String> {
+    pub(crate) fn leaks(&self, after: &Self) -> Vec<String> {
         let parts = [
             ("link", &self.links, &after.links),
             ("network namespace", &self.namespaces, &after.namespaces),
