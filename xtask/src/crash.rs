@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::environment;
 use crate::api::Api;
+use crate::environment;
+use crate::world::{HostView, Victim, World};
 use ledger::Ledger;
 use load::Plan;
-use crate::world::{HostView, Victim, World};
 
 /// Shortest and longest time that writes go on before the kill, in milliseconds.
 const WRITE_MILLIS: std::ops::Range<u64> = 10..900;

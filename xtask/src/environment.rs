@@ -34,7 +34,6 @@ pub(crate) fn binary() -> Result<PathBuf> {
 pub(crate) struct Environment {
     moat: PathBuf,
     name: String,
-    edition: &'static str,
     /// State root of its own, so that nothing of the user's is touched.
     home: tempfile::TempDir,
 }
@@ -43,7 +42,7 @@ impl Environment {
     /// `moat up --detach`.
     pub(crate) fn up(moat: &Path, name: &str, edition: &'static str) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("moat-").tempdir().context("making a folder for the state")?;
-        let this = Self { moat: moat.to_owned(), name: name.to_owned(), edition, home };
+        let this = Self { moat: moat.to_owned(), name: name.to_owned(), home };
         let up = this.moat(["up", "--detach", "-e", name, "--edition", edition]).output().context("running moat up")?;
         if !up.status.success() {
             bail!("moat up failed: {}", text(&up));
@@ -62,11 +61,6 @@ impl Environment {
         let mut command = self.moat(["exec", "-e", &self.name, "--at", at, "--", "env"]);
         command.args(variables.iter().map(|(name, value)| format!("{name}={value}"))).args(program);
         command
-    }
-
-    /// Which text applies.
-    pub(crate) fn edition(&self) -> &'static str {
-        self.edition
     }
 }
 

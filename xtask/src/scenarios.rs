@@ -17,8 +17,10 @@ use crate::shared::{Skip, root};
 
 /// Names that the document's own code uses.
 const NAMES: [(&str, &str); 3] = [("RG", "mygroup"), ("WS", "moatws"), ("LOCATION", "westus2")];
-/// Edition in which these scenarios run (DECISIONS 1).
-const EDITION: &str = "2021-09";
+/// The editions, each with an environment of its own (DECISIONS 1).
+const EDITIONS: [&str; 2] = [SEED, CURRENT];
+const SEED: &str = "2021-09";
+const CURRENT: &str = "current";
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -42,6 +44,7 @@ enum Client {
 #[derive(Debug)]
 struct Scenario {
     file: &'static str,
+    edition: &'static str,
     client: Client,
     /// What must exist before.
     needs: Needs,
@@ -55,38 +58,46 @@ enum Needs {
     Nothing,
     Network,
     Workspace,
+    /// A subnet with a NAT gateway: nodes without public IP have no way out of their own.
+    NatNetwork,
 }
 
+const INTERNET: &str = "internet";
+
+const fn scenario(file: &'static str, edition: &'static str, client: Client, needs: Needs) -> Scenario {
+    Scenario { file, edition, client, needs, at: INTERNET, variables: &[] }
+}
+
+/// In order: later ones use what earlier ones of the same edition made.
 const SCENARIOS: &[Scenario] = &[
-    Scenario { file: "10_auth.py", client: Client::V2, needs: Needs::Nothing, at: "internet", variables: &[] },
+    scenario("10_auth.py", SEED, Client::V2, Needs::Nothing),
+    scenario("20_az_account_group.sh", SEED, Client::Cli, Needs::Nothing),
+    scenario("21_az_network.sh", SEED, Client::Cli, Needs::Nothing),
     Scenario {
-        file: "20_az_account_group.sh",
-        client: Client::Cli,
-        needs: Needs::Nothing,
-        at: "internet",
-        variables: &[],
-    },
-    Scenario { file: "21_az_network.sh", client: Client::Cli, needs: Needs::Nothing, at: "internet", variables: &[] },
-    Scenario {
-        file: "10_auth.py",
-        client: Client::V2,
-        needs: Needs::Network,
         at: "mynetwork/default",
         variables: &[("MOAT_IMDS", "1")],
+        ..scenario("10_auth.py", SEED, Client::V2, Needs::Network)
     },
-    Scenario {
-        file: "30_v1_seed_amlcompute.py",
-        client: Client::V1,
-        needs: Needs::Workspace,
-        at: "internet",
-        variables: &[],
-    },
+    scenario("30_v1_seed_amlcompute.py", SEED, Client::V1, Needs::Workspace),
+    scenario("32_v1_script_run.py", SEED, Client::V1, Needs::Workspace),
+    scenario("40_v2_workspace.py", CURRENT, Client::V2, Needs::NatNetwork),
+    scenario("41_v2_compute.py", CURRENT, Client::V2, Needs::NatNetwork),
+    scenario("42_v2_job.py", CURRENT, Client::V2, Needs::NatNetwork),
+    scenario("50_mgmt_sdks.py", CURRENT, Client::V2, Needs::NatNetwork),
+    scenario("51_blob.py", CURRENT, Client::V2, Needs::NatNetwork),
 ];
+
+/// Compute instances come with part 5.
+const INSTANCE: &str = "41_v2_compute.py";
 
 /// Steps that are known to fail: scenario, place, step.
 const EXPECTED_FAILURES: &[(&str, &str, &str)] = &[
     // Only compute nodes have an identity; a program at a subnet is nobody's node (DECISIONS 10).
     ("10_auth.py", "mynetwork/default", "managed identity via 169.254.169.254"),
+    (INSTANCE, INTERNET, "ComputeInstance in a subnet without public IP"),
+    (INSTANCE, INTERNET, "list"),
+    (INSTANCE, INTERNET, "stop / start / restart"),
+    (INSTANCE, INTERNET, "delete instance"),
 ];
 
 #[derive(Debug, Default)]
@@ -108,13 +119,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if chosen.is_empty() {
         bail!("no scenario of that name");
     }
-    let environment = Environment::up(&environment::binary()?, "scenarios", EDITION)?;
     let mut tally = Tally::default();
-    for scenario in chosen {
-        prepare(&environment, &clients, scenario.needs)?;
-        println!("== {} at {} (edition {})", scenario.file, scenario.at, environment.edition());
-        let lines = play(&environment, &scripts, &clients, scenario)?;
-        judge(scenario, &lines, &mut tally);
+    let moat = environment::binary()?;
+    for edition in EDITIONS {
+        let mut here = chosen.iter().filter(|s| s.edition == edition).peekable();
+        if here.peek().is_none() {
+            continue;
+        }
+        let environment = Environment::up(&moat, "scenarios", edition)?;
+        for scenario in here {
+            prepare(&environment, &clients, scenario.needs)?;
+            println!("== {} at {} (edition {edition})", scenario.file, scenario.at);
+            let lines = play(&environment, &scripts, &clients, scenario)?;
+            judge(scenario, &lines, &mut tally);
+        }
     }
     for wrong in &tally.wrong {
         println!("WRONG {wrong}");
@@ -135,26 +153,32 @@ fn scripts() -> Result<PathBuf> {
     }
 }
 
-/// What a scenario takes for granted, made by the command-line client where it is missing.
+/// What a scenario takes for granted, made by the clients where it is missing.
 fn prepare(environment: &Environment, clients: &Path, needs: Needs) -> Result<()> {
-    let az = clients.join("cli/bin/az");
-    let script = match needs {
-        Needs::Nothing => return Ok(()),
-        Needs::Network => r#"az() { "$0" "$@" --only-show-errors -o none; }
+    const NETWORK: &str = r#"az() { "$0" "$@" --only-show-errors -o none; }
 az login --service-principal -u "$AZURE_CLIENT_ID" -p "$AZURE_CLIENT_SECRET" --tenant "$AZURE_TENANT_ID" &&
 az group create -n "$RG" -l "$LOCATION" &&
 { az network vnet show -g "$RG" -n mynetwork 2>/dev/null ||
-  az network vnet create -g "$RG" -n mynetwork --address-prefixes 10.0.0.0/16 --subnet-name default --subnet-prefixes 10.0.0.0/24; }"#
-            .to_owned(),
-        Needs::Workspace => {
-            prepare(environment, clients, Needs::Network)?;
-            r#""$0" rest --only-show-errors -o none --method put --body "{\"location\":\"$LOCATION\",\"properties\":{}}" \
- --url "https://management.azure.com/subscriptions/$AZURE_SUBSCRIPTION_ID/resourceGroups/$RG/providers/Microsoft.MachineLearningServices/workspaces/$WS?api-version=2022-05-01""#
-                .to_owned()
-        }
+  az network vnet create -g "$RG" -n mynetwork --address-prefixes 10.0.0.0/16 --subnet-name default --subnet-prefixes 10.0.0.0/24; }"#;
+    const NAT: &str = r#" &&
+{ az network nat gateway show -g "$RG" -n nat 2>/dev/null || {
+    az network public-ip create -g "$RG" -n natip --sku Standard &&
+    az network nat gateway create -g "$RG" -n nat --public-ip-addresses natip &&
+    az network vnet subnet update -g "$RG" --vnet-name mynetwork -n default --nat-gateway nat; }; }"#;
+    const WORKSPACE: &str = r#" &&
+{ az resource show -g "$RG" -n "$WS" --resource-type Microsoft.MachineLearningServices/workspaces 2>/dev/null ||
+  "$1" -W ignore "$2" "$RG" "$WS"; }"#;
+    let script = match needs {
+        Needs::Nothing => return Ok(()),
+        Needs::Network => NETWORK.to_owned(),
+        Needs::NatNetwork => format!("{NETWORK}{NAT}"),
+        Needs::Workspace => format!("{NETWORK}{WORKSPACE}"),
     };
-    let program: [&OsStr; 4] = ["sh".as_ref(), "-c".as_ref(), script.as_ref(), az.as_os_str()];
-    let done = environment.exec("internet", &NAMES, &program).output().context("running moat exec")?;
+    let (az, python) = (clients.join("cli/bin/az"), clients.join("v2/bin/python"));
+    let maker = root().join("script/demo.d/workspace.py");
+    let program: [&OsStr; 6] =
+        ["sh".as_ref(), "-c".as_ref(), script.as_ref(), az.as_ref(), python.as_ref(), maker.as_ref()];
+    let done = environment.exec(INTERNET, &NAMES, &program).output().context("running moat exec")?;
     if !done.status.success() {
         bail!("preparing {needs:?} failed: {}", environment::text(&done));
     }

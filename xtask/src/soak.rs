@@ -202,8 +202,12 @@ async fn prepare(api: &Api, connection: &mut Connection) -> Result<()> {
         "tenantId": api.tenant(), "sku": {"family": "A", "name": "standard"}, "accessPolicies": [],
     }});
     put(connection, &vault, &vault_body).await?;
-    put(connection, &insights, &json!({"location": "westus2", "kind": "web", "properties": {"Application_Type": "web"}}))
-        .await?;
+    put(
+        connection,
+        &insights,
+        &json!({"location": "westus2", "kind": "web", "properties": {"Application_Type": "web"}}),
+    )
+    .await?;
     let body = json!({"location": "westus2", "identity": {"type": "SystemAssigned"}, "properties": {
         "storageAccount": storage, "keyVault": vault, "applicationInsights": insights,
     }});

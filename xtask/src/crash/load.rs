@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Random;
-use crate::api::{Api, Connection};
 use super::ledger::{Entry, Ledger, State};
+use crate::api::{Api, Connection};
 use crate::world::{Victim, World};
 
 /// Connections that write at the same time.
