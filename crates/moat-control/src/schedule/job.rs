@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use moat_arm::{Batch, ResourceId, Snapshot, Stored, document};
+use moat_model::environment::Offer;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use moat_model::types::microsoft_machinelearningservices::runs::{JOB_TYPE, Kind, Run, RunError, Status};
 use serde_json::json;
@@ -51,10 +52,10 @@ pub struct Plan {
 }
 
 /// Reads what a job asks for; `Err` is why it can never run.
-pub type Planner = fn(&Snapshot, &Stored) -> Result<Plan, RunError>;
+pub type Planner = fn(&Snapshot, &Stored, &Offer) -> Result<Plan, RunError>;
 
 /// The [`Planner`] of the service.
-pub fn plan(snapshot: &Snapshot, job: &Stored) -> Result<Plan, RunError> {
+pub fn plan(snapshot: &Snapshot, job: &Stored, _: &Offer) -> Result<Plan, RunError> {
     let refuse = |code: &str, message: String| RunError { code: code.to_owned(), message, phase: String::new() };
     let text = |path: &str| document::str_at(&job.body, path).filter(|t| !t.is_empty());
     let Some(target) = text("properties.computeId") else {
@@ -194,7 +195,7 @@ impl Work<'_> {
             };
         }
         match job.status {
-            Status::NotStarted => match plan(&self.snapshot, job.stored) {
+            Status::NotStarted => match plan(&self.snapshot, job.stored, &self.observed.offer) {
                 Ok(plan) => {
                     job.run.cluster = Some(plan.cluster.to_string());
                     job.run.environment = plan.environment;

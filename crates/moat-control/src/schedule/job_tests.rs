@@ -256,7 +256,7 @@ fn runs_that_others_move_are_left_alone() {
     assert_eq!(world.body("tracked"), body);
 }
 
-fn built(_: &moat_arm::Snapshot, _: &moat_arm::Stored) -> Result<Plan, RunError> {
+fn built(_: &moat_arm::Snapshot, _: &moat_arm::Stored, _: &moat_model::environment::Offer) -> Result<Plan, RunError> {
     Ok(Plan { cluster: cluster(), environment: Some("e1".to_owned()), timeout_seconds: None, priority: 0 })
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use moat_model::environment::Offer;
+
 /// Everything seen, newest first hand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -11,6 +13,8 @@ pub struct Observed {
     pub agents: BTreeMap<String, AgentSeen>,
     /// Builds of environments, by content hash; one nobody looked at yet is absent.
     pub environments: BTreeMap<String, Build>,
+    /// What this machine can build environments with.
+    pub offer: Offer,
 }
 
 /// What packets said about one node.

@@ -5,6 +5,7 @@
 //! * [`nodes`] starts an agent for each node and asks it, by packets, whether it can be managed.
 //! * [`desk`] keeps what nodes say of their runs, and finds what they are to be told.
 //! * [`clusters`] folds those findings into documents and decides about nodes.
+//! * [`jobs`] answers `moat job`.
 //! * [`control`] answers `moat place`, `trace`, `flows`, `cluster` and `verify`.
 //!
 //! INVARIANT: no loop is told what changed. Each one can be woken at any time for any reason, and
@@ -16,6 +17,7 @@ pub mod desk;
 pub mod ends;
 pub mod flows;
 pub mod hands;
+pub mod jobs;
 pub mod network;
 pub mod nodes;
 pub mod start;

@@ -18,6 +18,7 @@ use crate::random;
 use crate::reconcile::clusters::Clusters;
 use crate::reconcile::control::{self, Shared};
 use crate::reconcile::hands::Hands;
+use crate::reconcile::jobs;
 use crate::reconcile::network::{Network, PLATFORM_DNS, PlatformListeners, Realised};
 use crate::reconcile::nodes::{Landscape, Nodes};
 use crate::server::Server;
@@ -81,6 +82,7 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         let server = Arc::downgrade(server);
         move |vnet, address| identity(&server.upgrade()?.store.snapshot(), vnet, &address.to_string())
     });
+    jobs::add(server);
     control::add(server, &Shared { realised: realised_seen.clone(), flows: desk.flows.clone(), host: host.clone() });
 
     let network = Network {

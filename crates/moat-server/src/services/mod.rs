@@ -7,6 +7,7 @@ mod graph;
 mod login;
 mod metadata;
 mod regional;
+mod registry;
 mod telemetry;
 
 use crate::http::reply::Reply;
@@ -30,13 +31,15 @@ pub enum Handler {
     Telemetry,
     /// Batch, as nodes see it.
     BatchNodes,
+    /// A container registry.
+    Registry,
     /// Resolves, speaks TLS, and has nothing: a fast 404 instead of a time-out.
     Absent,
 }
 
 /// Answers one call.
 pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Reply {
-    if matches!(handler, Handler::Blob | Handler::Telemetry | Handler::Absent)
+    if matches!(handler, Handler::Blob | Handler::Telemetry | Handler::Registry | Handler::Absent)
         && let Some(refusal) = crate::http::auth::foreign(server, &call).await
     {
         return refusal;
@@ -52,6 +55,7 @@ pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Rep
         Handler::Graph => graph::answer(server, &call).await,
         Handler::Telemetry => telemetry::answer(&call),
         Handler::BatchNodes => crate::http::nodes::answer(server, &call).await,
+        Handler::Registry => registry::answer(server, &call),
         Handler::Absent => Reply::error(moat_arm::ApiError::new(
             404,
             "NotFound",

@@ -297,6 +297,22 @@ fn a_runs_token_opens_its_own_attempt_and_nothing_else() {
     assert_eq!(event_at(&world.events(&workspace, "j", 1)), 403, "while the next attempt runs");
 }
 
+#[test]
+fn registries_know_every_image_as_an_identity() {
+    let world = World::new();
+    let get = |url: &str| world.server.call("GET", url, &[], "");
+    let manifest = get("mcr.microsoft.com/v2/azureml/openmpi4.1.0-ubuntu20.04/manifests/latest");
+    assert_eq!((manifest.status, manifest.json()["layers"].clone()), (200, json!([])));
+    let digest = manifest.header("docker-content-digest").unwrap().to_owned();
+    let by_digest =
+        |digest: &str| get(&format!("mcr.microsoft.com/v2/azureml/openmpi4.1.0-ubuntu20.04/manifests/{digest}"));
+    assert_eq!(by_digest(&digest).status, 200);
+    assert_eq!(by_digest(&digest.replace("sha256:", "sha256:0")).status, 404);
+    assert_eq!(get("nobody.azurecr.io/v2/a/manifests/1").status, 404, "there is no such registry");
+    assert_eq!(get("mcr.microsoft.com/v2/a/../b/manifests/1").status, 404);
+    assert_eq!(world.server.call("PUT", "mcr.microsoft.com/v2/a/manifests/1", &[], "").status, 405);
+}
+
 trait Group {
     fn parent_group(&self) -> String;
 }

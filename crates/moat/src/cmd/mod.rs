@@ -6,6 +6,7 @@ mod down;
 mod env;
 mod exec;
 mod flows;
+mod job;
 mod shell;
 mod status;
 mod trace;
@@ -48,6 +49,9 @@ enum Command {
     /// Look at and scale compute clusters.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Look at jobs, read their logs, end them.
+    #[command(subcommand)]
+    Job(job::Command),
     /// Look at environments.
     #[command(subcommand)]
     Env(env::Command),
@@ -93,6 +97,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Cluster(command) => cluster::run(&command),
+        Command::Job(command) => job::run(&command),
         Command::Env(command) => env::run(&command),
     }
 }

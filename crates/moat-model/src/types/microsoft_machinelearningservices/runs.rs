@@ -120,6 +120,8 @@ pub struct Run {
     pub phases: BTreeMap<String, Timestamp>,
     /// When the program of the first attempt that got so far began.
     pub started: Option<Timestamp>,
+    /// When the first line of its log was stored.
+    pub log_begun: Option<Timestamp>,
     /// When the program had ended; the status may be `Finalizing` for a while after (PROTOCOL trap 5).
     pub ended: Option<Timestamp>,
     /// When somebody asked to end it.
