@@ -2,36 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, rustls};
+
+use crate::https::{self, Https, Sender};
 
 const ARM: &str = "management.azure.com";
 const LOGIN: &str = "login.microsoftonline.com";
 const API_VERSION: &str = "2023-11-01";
-/// A server that takes longer than this for one answer is stuck.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Where the server is and who asks.
 #[derive(Clone)]
 pub(crate) struct Api {
-    port: u16,
-    tls: TlsConnector,
+    https: Https,
     variables: Arc<BTreeMap<String, String>>,
 }
 
 /// One connection, with a token.
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: Sender,
     token: String,
 }
 
@@ -46,15 +39,8 @@ impl Api {
     /// `place` is the control socket's answer to `place`: credentials and CA.
     pub(crate) fn new(port: u16, place: Value) -> Result<Self> {
         let pem = place["caPem"].as_str().context("the place has no CA")?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).context("reading the CA")?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let variables = serde_json::from_value(place["env"].clone()).context("the place has no variables")?;
-        Ok(Self { port, tls: TlsConnector::from(Arc::new(config)), variables: Arc::new(variables) })
+        Ok(Self { https: Https::new(port, pem.as_bytes())?, variables: Arc::new(variables) })
     }
 
     fn variable(&self, name: &str) -> &str {
@@ -73,7 +59,7 @@ impl Api {
 
     /// A token for the environment's own principal.
     async fn token(&self, resource: &str) -> Result<String> {
-        let mut login = self.open(LOGIN).await.context("connecting")?;
+        let mut login = self.https.open(LOGIN).await.context("connecting")?;
         let form = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}&scope={}%2F.default",
             self.variable("AZURE_CLIENT_ID"),
@@ -84,8 +70,8 @@ impl Api {
             .header("host", LOGIN)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::from(form))?;
-        let (status, body) = answer(&mut login, request).await.context("asking for a token")?;
-        let body: Value = serde_json::from_slice(&body).context("reading JSON")?;
+        let answer = https::send(&mut login, request).await.context("asking for a token")?;
+        let (status, body) = (answer.status, answer.json()?);
         match body["access_token"].as_str() {
             Some(token) => Ok(format!("Bearer {token}")),
             None => bail!("no token was issued: {status} {body}"),
@@ -100,22 +86,13 @@ impl Api {
             .header("x-ms-version", "2021-08-06")
             .header("authorization", self.token("https://storage.azure.com").await?)
             .body(Full::default())?;
-        answer(&mut self.open(&host).await?, request).await
-    }
-
-    async fn open(&self, host: &str) -> Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.set_nodelay(true)?;
-        let stream = self.tls.connect(ServerName::try_from(host.to_owned())?, stream).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the connection; whoever sends next sees why.
-        tokio::spawn(connection);
-        Ok(sender)
+        let answer = https::send(&mut self.https.open(&host).await?, request).await?;
+        Ok((answer.status, answer.body))
     }
 
     /// A connection to Resource Manager, with a fresh token.
     pub(crate) async fn connect(&self) -> Result<Connection> {
-        Ok(Connection { token: self.token("https://management.azure.com").await?, sender: self.open(ARM).await? })
+        Ok(Connection { token: self.token("https://management.azure.com").await?, sender: self.https.open(ARM).await? })
     }
 
     /// Reads one document on a connection of its own.
@@ -134,19 +111,7 @@ impl Connection {
             .header("authorization", &self.token)
             .header("content-type", "application/json")
             .body(Full::from(body.map(Value::to_string).unwrap_or_default()))?;
-        let (status, bytes) = answer(&mut self.sender, request).await?;
-        let body =
-            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).context("reading JSON")? };
-        Ok(Answer { status, body })
+        let answer = https::send(&mut self.sender, request).await?;
+        Ok(Answer { status: answer.status, body: answer.json()? })
     }
-}
-
-async fn answer(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<(u16, Bytes)> {
-    let exchange = async {
-        sender.ready().await?;
-        let response = sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
-    };
-    tokio::time::timeout(ANSWER_MAX, exchange).await.context("no answer in time")?
 }

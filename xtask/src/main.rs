@@ -5,6 +5,8 @@ mod crash;
 mod demo;
 mod differential;
 mod environment;
+mod https;
+mod replay;
 #[cfg(test)]
 mod requirements;
 mod scenarios;
@@ -35,6 +37,8 @@ enum Command {
     Soak(soak::Args),
     /// Run the demo, whole and broken on purpose.
     Demo,
+    /// Replay recordings of Azure against a fresh Moat and compare the answers.
+    Replay(replay::Args),
     /// Run the shared client scenarios.
     Scenarios(scenarios::Args),
     /// Make the embedded service tag data from Azure's public tag files.
@@ -48,6 +52,7 @@ fn main() -> std::process::ExitCode {
         Command::Differential(args) => differential::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Demo => demo::run(),
+        Command::Replay(args) => replay::run(&args),
         Command::Scenarios(args) => scenarios::run(&args),
         Command::Tags(args) => tags::run(&args),
     };

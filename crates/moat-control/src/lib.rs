@@ -32,3 +32,8 @@ pub use access::bootstrap;
 pub use decide::{decide, decide_with};
 pub use groups::pending_deletions;
 pub use request::{ArmRequest, Ctx, Decision, Method, Origin, Principal, RunScope};
+
+/// Every type that requests can be about: those of the model's table and the control plane's own.
+pub fn types() -> impl Iterator<Item = &'static moat_model::ResourceType> {
+    catalogue::OWN.iter().chain(moat_model::types::ALL).copied()
+}

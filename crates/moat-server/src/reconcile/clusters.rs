@@ -57,7 +57,7 @@ impl Clusters {
 }
 
 /// Clusters one step further, then deletions that waited for them.
-fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
+pub fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx) -> Batch {
     let mut batch = moat_control::schedule::step(snapshot, observed, ctx);
     if !batch.is_empty() {
         return batch;
