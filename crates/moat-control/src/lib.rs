@@ -6,6 +6,7 @@
 //! the table of `moat-model`. Tokens, sockets and HTTP types are not here either.
 
 pub mod decide;
+pub mod history;
 pub mod request;
 pub mod schedule;
 

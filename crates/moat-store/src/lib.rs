@@ -13,6 +13,7 @@
 mod error;
 mod schema;
 mod sqlite;
+pub mod tracking;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};

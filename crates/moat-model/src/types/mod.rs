@@ -41,6 +41,8 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_machinelearningservices::workspaces::TYPE,
     &microsoft_machinelearningservices::computes::TYPE,
     &microsoft_machinelearningservices::nodes::TYPE,
+    &microsoft_machinelearningservices::experiments::TYPE,
+    &microsoft_machinelearningservices::snapshots::TYPE,
     &microsoft_machinelearningservices::locations::TYPE,
     &microsoft_storage::storage_accounts::TYPE,
     &microsoft_storage::blob_services::TYPE,

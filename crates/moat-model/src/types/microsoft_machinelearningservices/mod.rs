@@ -4,9 +4,11 @@
 pub mod auto_network;
 pub mod compute_rules;
 pub mod computes;
+pub mod experiments;
 pub mod locations;
 pub mod nodes;
 pub mod runs;
+pub mod snapshots;
 pub mod vm_sizes;
 pub mod workspaces;
 
