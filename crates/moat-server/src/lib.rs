@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use moat_model::Edition;
+use moat_store::tracking::Tracking;
 use moat_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -133,6 +134,7 @@ pub(crate) fn serve_with(
 ) -> Result<(), ServeError> {
     let ServeConfig { env_name, edition, state_dir, listen, control } = config;
     let store = Store::open(&state_dir)?;
+    let tracking = Tracking::open(&state_dir)?;
     let environment = Environment::open(&env_name, edition, &state_dir, &store)?;
     if store.snapshot().seq() == 0 {
         let Environment { subscription, object_id, .. } = environment.clone();
@@ -146,6 +148,7 @@ pub(crate) fn serve_with(
         environment: environment.clone(),
         desk: Arc::new(reconcile::desk::Desk::new(store.clone(), &environment.tenant)),
         store,
+        tracking,
         authority,
         certificates,
         host,

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use moat_arm::{ApiError, Snapshot, document};
 use moat_control::Ctx;
 use moat_store::Store;
+use moat_store::tracking::Tracking;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub struct Server {
     pub environment: Environment,
     /// The documents.
     pub store: Store,
+    /// What runs logged.
+    pub tracking: Tracking,
     /// Tokens.
     pub authority: Authority,
     /// The certificate authority.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use moat_arm::access::rbac;
 use moat_arm::{ApiError, ResourceId, Snapshot, Stored};
+use moat_model::TypeCtx;
 
 use crate::request::{Ctx, Principal};
 
@@ -98,6 +99,19 @@ impl<'a> View<'a> {
             .filter(|d| d.id.resource_type().eq_ignore_ascii_case(WORKSPACE))
             .ok_or_else(|| ApiError::not_found(workspace))?;
         Ok(Self { snapshot, workspace: found, principal, ctx })
+    }
+
+    /// What types of the model need to complete their documents.
+    pub fn type_ctx(&self) -> TypeCtx<'a> {
+        TypeCtx {
+            snapshot: self.snapshot,
+            edition: self.ctx.edition,
+            now: self.ctx.now,
+            tenant: &self.ctx.tenant,
+            seed: self.ctx.seed,
+            public_pool: &self.ctx.public_pool,
+            principal: &self.principal.object_id,
+        }
     }
 
     /// Whether the caller also has another right.

@@ -52,10 +52,10 @@ impl Lab {
         self.world.snapshot.apply(&batch);
     }
 
-    fn as_run(mut self, run: &str, workspace: &str) -> Self {
+    fn by_run(mut self, run: &str, workspace: &str) -> Self {
         self.principal = Principal {
             object_id: "run-oid".to_owned(),
-            run: Some(RunScope { workspace: workspace.to_owned(), run: run.to_owned() }),
+            run: Some(RunScope { workspace: workspace.to_owned(), run: run.to_owned(), attempt: 1 }),
             ..Principal::default()
         };
         self
@@ -217,7 +217,7 @@ fn strangers_see_nothing_and_readers_change_nothing() {
 
 #[test]
 fn a_run_reaches_its_own_records_and_nothing_else() {
-    let lab = Lab::new().as_run("r1", WS);
+    let lab = Lab::new().by_run("r1", WS);
     for right in [
         Right::SubmitRuns,
         Right::WriteExperiments,
@@ -236,10 +236,10 @@ fn a_run_reaches_its_own_records_and_nothing_else() {
     assert_eq!(experiments::all(&view).len(), 1);
     assert_eq!(experiments::get_or_create(&view, "exp").unwrap().0.name, "exp");
     assert_eq!(experiments::get_or_create(&view, "other").unwrap_err().status, 403);
-    let elsewhere = Lab::new().as_run("r1", &WS.replace("wsp", "other"));
+    let elsewhere = Lab::new().by_run("r1", &WS.replace("wsp", "other"));
     assert_eq!(elsewhere.open(Right::ReadRuns).unwrap_err().status, 403);
     // A name that another one begins with is another one.
-    let longer = Lab::new().as_run("r", WS);
+    let longer = Lab::new().by_run("r", WS);
     assert_eq!(longer.view().run("r1").unwrap_err().status, 403);
 }
 

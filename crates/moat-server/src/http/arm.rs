@@ -59,16 +59,21 @@ pub(crate) async fn submit(server: &Server, request: ArmRequest) -> Reply {
     };
     let reply = match decided {
         Ok(Decision { status, headers, body, batch: _ }) => Reply::decided(status, headers, body),
-        Err(error @ (StoreError::Full(_) | StoreError::ReadOnly(_))) => {
+        Err(error) => not_stored(server, error),
+    };
+    reply.with_default("x-ms-correlation-request-id", &correlation)
+}
+
+/// What to answer when a write did not get to the disk.
+pub(crate) fn not_stored(server: &Server, error: StoreError) -> Reply {
+    match error {
+        error @ (StoreError::Full(_) | StoreError::ReadOnly(_)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a write was not stored");
             // Not 507 or 503: clients would repeat for minutes what a person has to mend.
             Reply::error(ApiError::new(409, "StateNotWritable", error.to_string()))
         }
-        Err(StoreError::Stopped) => {
-            Reply::error(ApiError::new(503, "ServiceUnavailable", "The environment is stopping."))
-                .with("Retry-After", "1")
-        }
-        Err(error) => server.internal_error("writing", &error),
-    };
-    reply.with_default("x-ms-correlation-request-id", &correlation)
+        StoreError::Stopped => Reply::error(ApiError::new(503, "ServiceUnavailable", "The environment is stopping."))
+            .with("Retry-After", "1"),
+        error => server.internal_error("writing", &error),
+    }
 }

@@ -183,6 +183,11 @@ pub fn form_decode(raw: &str) -> String {
     percent_decode(raw, true).unwrap_or_else(|| raw.to_owned())
 }
 
+/// Decodes `%XX`; `None` where that is no encoding or no UTF-8.
+pub fn decode(raw: &str) -> Option<String> {
+    percent_decode(raw, false)
+}
+
 fn percent_decode(raw: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.as_bytes();

@@ -6,6 +6,7 @@ mod edge;
 mod fabric;
 mod login;
 mod nodes;
+mod regional;
 mod resources;
 mod secrecy;
 

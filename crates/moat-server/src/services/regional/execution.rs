@@ -1,0 +1,28 @@
+//! `/execution/v1.0`: azureml-core submits a ScriptRun (PROTOCOL 6.7).
+
+use moat_arm::ApiError;
+use moat_control::Method;
+use moat_control::history::{Right, runs};
+use serde_json::json;
+
+use super::ask::{Ask, Fail};
+use crate::http::reply::Reply;
+
+pub(super) async fn answer(ask: &Ask<'_>, rest: &[&str]) -> Result<Reply, Fail> {
+    match (ask.call.method, rest) {
+        (
+            Method::Post,
+            ["experiments", _, "run" | "localrun" | "localprepare" | "checkprepare" | "prepare" | "snapshotprepare"],
+        ) => Err(Fail::Api(ApiError::bad_request(
+            "UserError",
+            "Runs come with a snapshot of their code to a cluster here (`ScriptRunConfig` with a `compute_target`); local runs and preparations are not served.",
+        ))),
+        (Method::Post, ["experiments", _, "runs" | "runId", run, "cancel"]) => {
+            let run = (*run).to_owned();
+            ask.write(Right::WriteRuns, move |view| runs::cancel(view, view.run(&run)?).map(|(_, batch)| ((), batch)))
+                .await?;
+            Ok(Reply::json(200, &json!({})))
+        }
+        _ => Err(Fail::Api(super::not_served(ask.call))),
+    }
+}
