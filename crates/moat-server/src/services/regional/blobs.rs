@@ -14,8 +14,6 @@ use super::ask::{Ask, Fail};
 const READ_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Life of an address to write to: a large file takes its time.
 const WRITE_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(8);
-/// Files answered for one prefix.
-pub(super) const FILES_MAX: usize = 10_000;
 
 /// A file that is there.
 #[derive(Debug, Clone)]
@@ -46,7 +44,7 @@ pub(super) fn account<'a>(view: &View<'a>) -> Result<&'a Stored, ApiError> {
     })
 }
 
-/// Every file whose name begins with `prefix`, in the order of names, at most [`FILES_MAX`].
+/// Every file whose name begins with `prefix`, in the order of names. No file is kept before the blob service is there.
 pub(super) async fn list(ask: &Ask<'_>, right: Right, container: &str, prefix: &str) -> Result<Vec<Found>, Fail> {
     let generation = ask.read(right, |view| {
         let account = account(view)?;
