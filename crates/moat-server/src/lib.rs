@@ -14,6 +14,7 @@ pub mod host;
 pub mod http;
 mod imds;
 pub mod listeners;
+pub mod packages;
 pub mod random;
 pub mod reconcile;
 pub mod secrets;
