@@ -110,6 +110,7 @@ pub(crate) fn without_network(directory: &Path) -> Result<()> {
         state_dir: directory.to_owned(),
         listen,
         control,
+        package_index: None,
     };
     moat_server::serve(config, Arc::new(NoHost), |ready| {
         let environment = ready.environment;

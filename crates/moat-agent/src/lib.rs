@@ -8,6 +8,7 @@
 //!
 //! Not here: jobs (part 2 adds them), and any knowledge of rules or routes.
 
+pub mod build;
 pub mod config;
 pub mod connect;
 pub mod dns;
@@ -20,9 +21,13 @@ pub mod work;
 pub use config::{AgentConfig, Mode};
 pub use egress::Egress;
 
-/// Runs the agent until its process is killed. `config` is the JSON of an [`AgentConfig`].
+/// Runs the agent until its process is killed. `config` is the JSON of an [`AgentConfig`], or of a
+/// [`build::BuildOrder`].
 /// Returns an exit code only if it could not start.
 pub fn run(config: &str) -> i32 {
+    if let Some(order) = build::order(config) {
+        return build::run(&order);
+    }
     let config: AgentConfig = match serde_json::from_str(config) {
         Ok(c) => c,
         Err(_) => return 64,

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         listen: TcpListener::bind(("127.0.0.1", port))?,
         control: UnixListener::bind(&socket)?,
         state_dir,
+        package_index: None,
     };
     moat_server::serve(config, Arc::new(moat_server::NoHost), |ready| {
         let environment = &ready.environment;

@@ -151,6 +151,9 @@ fn status(server: &Server) -> Value {
         "dataPlane": server.host.has_data_plane(),
         "refused": server.refused(),
         "documents": documents,
+        "packageIndex": server.offer.index,
+        "interpreters": server.offer.interpreters,
+        "environments": crate::reconcile::environments::built(&server.state_dir),
     })
 }
 

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod host;
 pub mod http;
 mod imds;
+mod interpreters;
 pub mod listeners;
 pub mod packages;
 pub mod random;
@@ -66,6 +67,8 @@ pub struct ServeConfig {
     pub listen: TcpListener,
     /// The control socket, likewise.
     pub control: UnixListener,
+    /// Where builds of environments get packages; `None`: nothing is installed.
+    pub package_index: Option<packages::Index>,
 }
 
 /// What is known once the server answers.
@@ -133,7 +136,7 @@ pub(crate) fn serve_with(
     parts: &Parts,
     ready: impl FnOnce(Ready) + Send,
 ) -> Result<(), ServeError> {
-    let ServeConfig { env_name, edition, state_dir, listen, control } = config;
+    let ServeConfig { env_name, edition, state_dir, listen, control, package_index } = config;
     let store = Store::open(&state_dir)?;
     let tracking = Tracking::open(&state_dir)?;
     let environment = Environment::open(&env_name, edition, &state_dir, &store)?;
@@ -163,6 +166,11 @@ pub(crate) fn serve_with(
         decide: parts.decide,
         find_addresses: parts.find_addresses,
         addresses: OnceLock::new(),
+        offer: Arc::new(moat_model::environment::Offer {
+            interpreters: interpreters::find(),
+            index: package_index.as_ref().map(|i| i.id().to_owned()),
+        }),
+        package_index,
         stop: watch::channel(false).0,
         refused: std::sync::RwLock::default(),
     });

@@ -66,6 +66,10 @@ pub struct Server {
     pub ca_file: PathBuf,
     /// Private state of the environment.
     pub state_dir: PathBuf,
+    /// What environments of jobs can be made of: interpreters, and the package index.
+    pub offer: Arc<moat_model::environment::Offer>,
+    /// The index as builds ask it.
+    pub package_index: Option<crate::packages::Index>,
     pub(crate) tls: tokio_rustls::TlsAcceptor,
     pub(crate) decide: Decide,
     pub(crate) find_addresses: fn(moat_model::Edition) -> Addresses,

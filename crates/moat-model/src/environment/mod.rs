@@ -19,12 +19,15 @@ use moat_arm::ApiError;
 pub use image::{IDENTITY_WARNING, ImageReference};
 pub use python::Interpreter;
 pub use resolve::{
-    BUILDER_VERSION, Build, ENVIRONMENT_VERSION, Offer, Resolved, of_properties, resolve, resolve_definition,
+    BUILDER_VERSION, Build, ENVIRONMENT_VERSION, Offer, Resolved, of_job, of_properties, resolve, resolve_definition,
 };
 
 /// Why an environment cannot be had here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A job without one.
+    #[error("The job names no environment")]
+    Missing,
     /// No document, and no curated one.
     #[error("There is no environment of that name and version in the workspace, and no curated one")]
     Unknown,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moat_arm::{ApiError, ResourceId, Snapshot, document};
+use moat_arm::{ApiError, ResourceId, Snapshot, Stored, document};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -11,6 +11,7 @@ use super::image::{IDENTITY_WARNING, ImageReference};
 use super::python::{Constraint, Interpreter};
 use super::requirement::Requirement;
 use super::{Refusal, curated};
+use crate::types::microsoft_machinelearningservices::runs::Run;
 
 /// Counts up when the builder makes something else of the same specification; part of every hash.
 pub const BUILDER_VERSION: u32 = 1;
@@ -86,6 +87,20 @@ pub fn resolve(
     }
     let entry = curated::find(name).ok_or_else(|| Refusal::Unknown.of(reference))?;
     of_curated(entry, name, version.as_deref().unwrap_or("latest"), offer).map_err(|e| e.of(name))
+}
+
+/// What the environment of a job document means: the object in its run configuration (azureml-core), or the one that
+/// it names.
+pub fn of_job(snapshot: &Snapshot, job: &Stored, offer: &Offer) -> Result<Resolved, ApiError> {
+    if let Some(definition) = Run::of(&job.body).definition.as_ref().and_then(|d| document::at(d, "environment")) {
+        return resolve_definition(definition, offer);
+    }
+    let reference = document::str_at(&job.body, "properties.environmentId").filter(|r| !r.is_empty());
+    let workspace = job.id.parent();
+    match (reference, workspace) {
+        (Some(reference), Some(workspace)) => resolve(snapshot, &workspace, reference, offer),
+        _ => Err(Refusal::Missing.of(job.id.name())),
+    }
 }
 
 /// What the environment object in a run configuration of azureml-core means.
@@ -253,7 +268,6 @@ fn stored<'a>(snapshot: &'a Snapshot, container: &ResourceId, version: Option<&s
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
     use super::*;
-    use moat_arm::Stored;
     use serde_json::json;
 
     const WORKSPACE: &str =

@@ -1,6 +1,6 @@
 //! What the loops ask of the helper process. A trait, so that tests can stand in for the kernel.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use moat_host::{NsName, SocketSpec, Step};
 
@@ -33,6 +33,17 @@ pub trait Hands: Send + Sync + 'static {
     fn flow_log(&self, ns: &NsName) -> Result<OwnedFd, HandsError>;
     /// Starts the agent `id` in a namespace.
     fn spawn(&self, ns: &NsName, id: &str, config: &str) -> Result<(), HandsError>;
+    /// Starts the agent `id` that may write the folder `environment`; it tells what it does to `told`.
+    fn spawn_builder(
+        &self,
+        ns: &NsName,
+        id: &str,
+        config: &str,
+        environment: &str,
+        told: BorrowedFd<'_>,
+    ) -> Result<(), HandsError>;
+    /// Removes what lies in the folder of an environment.
+    fn clear_environment(&self, environment: &str) -> Result<(), HandsError>;
     /// Ends the agent `id`; one that is not there is no error.
     fn kill(&self, id: &str) -> Result<(), HandsError>;
     /// Agents that ended by themselves since the last call.
@@ -61,6 +72,20 @@ impl Hands for moat_host::HostClient {
     }
     fn spawn(&self, ns: &NsName, id: &str, config: &str) -> Result<(), HandsError> {
         self.spawn(ns, id, config.to_owned(), None).map_err(failed(format!("start the agent {id}")))
+    }
+    fn spawn_builder(
+        &self,
+        ns: &NsName,
+        id: &str,
+        config: &str,
+        environment: &str,
+        told: BorrowedFd<'_>,
+    ) -> Result<(), HandsError> {
+        self.spawn_builder(ns, id, config.to_owned(), environment, Some(told))
+            .map_err(failed(format!("start the builder {id}")))
+    }
+    fn clear_environment(&self, environment: &str) -> Result<(), HandsError> {
+        self.clear_environment(environment).map_err(failed(format!("clear the environment {environment}")))
     }
     fn kill(&self, id: &str) -> Result<(), HandsError> {
         self.kill(id).map_err(failed(format!("end the agent {id}")))

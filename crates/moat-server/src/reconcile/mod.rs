@@ -6,6 +6,7 @@
 //! * [`desk`] keeps what nodes say of their runs, and finds what they are to be told.
 //! * [`clusters`] folds those findings into documents and decides about nodes.
 //! * [`jobs`] answers `moat job`.
+//! * [`environments`] builds what jobs in preparation need.
 //! * [`control`] answers `moat place`, `trace`, `flows`, `cluster` and `verify`.
 //!
 //! INVARIANT: no loop is told what changed. Each one can be woken at any time for any reason, and
@@ -15,6 +16,7 @@ pub mod clusters;
 pub mod control;
 pub mod desk;
 pub mod ends;
+pub mod environments;
 pub mod flows;
 pub mod hands;
 pub mod jobs;

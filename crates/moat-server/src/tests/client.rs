@@ -45,6 +45,7 @@ impl Harness {
             state_dir: dir.path().join("state"),
             listen: TcpListener::bind("127.0.0.1:0").unwrap(),
             control: UnixListener::bind(&socket).unwrap(),
+            package_index: None,
         };
         let parts = Parts { clock: Clock::system(), decide: moat_control::decide::decide, find_addresses: addresses };
         let (tell, hear) = mpsc::channel();
