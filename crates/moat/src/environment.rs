@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/NAME/lock          held while the environment runs
-//!           settings.json what stays from one start to the next: port, edition
+//!           settings.json what stays from one start to the next: port, edition, package index
 //!           world.json    the running world: process id of its init
 //!           control.sock  commands to the server
 //!           log           what its processes said
@@ -47,6 +47,9 @@ pub(crate) struct Environment {
 pub(crate) struct Settings {
     pub(crate) edition: Edition,
     pub(crate) port: u16,
+    /// As `moat up --package-index` takes it; absent: the default.
+    #[serde(default)]
+    pub(crate) package_index: Option<String>,
 }
 
 /// The running world.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use moat_host::Applier;
 use moat_host::world::{Failure, NETNS_DIR, ServerSeat};
 use moat_model::Edition;
+use moat_server::packages::Index;
 use moat_server::{ServeConfig, ServeError};
 
 /// What executes plans, made in the helper.
@@ -25,10 +26,11 @@ pub(crate) fn serve(
     edition: Edition,
     listen: TcpListener,
     control: UnixListener,
+    package_index: Option<Index>,
     seat: ServerSeat,
 ) -> Result<(), Failure> {
     let ServerSeat { host, state_dir, ready } = seat;
-    let config = ServeConfig { env_name: name, edition, state_dir, listen, control };
+    let config = ServeConfig { env_name: name, edition, state_dir, listen, control, package_index };
     moat_server::serve(config, Arc::new(host), move |_| ready.ready()).map_err(|error| {
         let what = crate::ui::with_causes(&error);
         match error {

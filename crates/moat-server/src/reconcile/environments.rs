@@ -15,8 +15,8 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -29,11 +29,13 @@ use moat_model::types::microsoft_machinelearningservices::runs::{JOB_TYPE, Run, 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use crate::control::ControlError;
 use crate::packages::proxy::PIP_VERSION;
 use crate::packages::{Index, Proxy};
 use crate::reconcile::hands::Hands;
+use crate::server::Server;
 
 /// Folder of the environments below the state.
 const FOLDER: &str = moat_host::world::ENVIRONMENTS;
@@ -53,8 +55,55 @@ const ERROR_LINES_MAX: usize = 12;
 
 /// Takes the log of a build to where the people of these jobs find it.
 pub trait LogKeeper: Send + Sync {
-    /// Keeps `text` with each of `jobs`.
-    fn keep(&self, jobs: &[Arc<Stored>], text: &str);
+    /// Keeps `text` of the build of `hash` with each of `jobs`.
+    fn keep(&self, hash: &str, jobs: &[Arc<Stored>], text: &str);
+}
+
+/// Keeps logs beside the environments, below this state: `environments/{hash}.log`.
+#[derive(Debug, Clone)]
+pub struct NextToIt(pub PathBuf);
+
+impl LogKeeper for NextToIt {
+    fn keep(&self, hash: &str, _: &[Arc<Stored>], text: &str) {
+        if let Err(error) = fs::write(self.0.join(FOLDER).join(format!("{hash}.log")), text) {
+            tracing::warn!(%error, environment = hash, "the log of a build could not be kept");
+        }
+    }
+}
+
+/// Environments that people asked for before a job does (`moat prepare`), by hash.
+#[derive(Debug, Default)]
+pub struct Asked {
+    builds: Mutex<BTreeMap<String, Build>>,
+    changed: Notify,
+}
+
+impl Asked {
+    fn builds(&self) -> MutexGuard<'_, BTreeMap<String, Build>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for one, and waits for it. `Err` is why it cannot be had. Who stops waiting has not asked any more.
+    pub async fn wait(&self, build: Build, mut observed: watch::Receiver<Observed>) -> Result<(), String> {
+        struct Lease<'a>(&'a Asked, String);
+        impl Drop for Lease<'_> {
+            fn drop(&mut self) {
+                self.0.builds().remove(&self.1);
+            }
+        }
+        let hash = build.hash.clone();
+        self.builds().insert(hash.clone(), build);
+        let _lease = Lease(self, hash.clone());
+        self.changed.notify_one();
+        let done = |o: &Observed| {
+            matches!(o.environments.get(&hash), Some(observed::Build::Ready | observed::Build::Failed(_)))
+        };
+        match observed.wait_for(done).await.map(|o| o.environments.get(&hash).cloned()) {
+            Ok(Some(observed::Build::Failed(why))) => Err(why),
+            Ok(_) => Ok(()),
+            Err(_) => Err("the server is ending".to_owned()),
+        }
+    }
 }
 
 /// What the loop needs.
@@ -73,6 +122,8 @@ pub struct Environments {
     pub observed: watch::Sender<Observed>,
     /// Where logs go.
     pub logs: Arc<dyn LogKeeper>,
+    /// What people asked for.
+    pub asked: Arc<Asked>,
 }
 
 impl std::fmt::Debug for Environments {
@@ -99,6 +150,32 @@ pub struct Built {
     pub bytes: u64,
     /// When.
     pub at: Timestamp,
+}
+
+/// Adds `prepare` to the control socket: builds the environment of a conda file now.
+pub fn add_control(server: &Server, asked: &Arc<Asked>) {
+    let asked = asked.clone();
+    server.control.add("prepare", move |server, params, caller| {
+        let asked = asked.clone();
+        Box::pin(async move {
+            let properties = serde_json::json!({ "condaFile": params.get("condaFile") });
+            let resolved = environment::of_properties("conda file", "1", &properties, &server.offer)
+                .map_err(|e| ControlError::new("environment-not-supported", e.to_string()))?;
+            let python = resolved.python.map(|p| p.path);
+            let Some(build) = resolved.build else {
+                let _ = caller.ok(&serde_json::json!({ "python": python, "hash": null })).await;
+                return Ok(());
+            };
+            let hash = build.hash.clone();
+            let built = tokio::select! {
+                built = asked.wait(build, server.desk.observed.subscribe()) => built,
+                () = caller.gone() => return Ok(()),
+            };
+            built.map_err(|why| ControlError::new("environment-not-built", why))?;
+            let _ = caller.ok(&serde_json::json!({ "python": python, "hash": hash })).await;
+            Ok(())
+        })
+    });
 }
 
 /// Every whole environment, by hash.
@@ -128,7 +205,10 @@ impl Environments {
         let mut count = 0u64;
         while !stop.load(Ordering::Relaxed) {
             let snapshot = self.snapshots.borrow_and_update().clone();
-            let wanted = wanted(&snapshot);
+            let mut wanted = wanted(&snapshot);
+            for hash in self.asked.builds().keys() {
+                wanted.entry(hash.clone()).or_default();
+            }
             self.look(&wanted, building.as_ref().map(|(hash, _)| hash.as_str()));
             if building.is_none()
                 && let Some((hash, jobs)) = self.next(&wanted)
@@ -144,6 +224,7 @@ impl Environments {
             }
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
+                () = self.asked.changed.notified() => {}
                 outcome = ended(&mut building) => {
                     if let Some((hash, _)) = building.take() {
                         self.take(&hash, outcome);
@@ -184,6 +265,9 @@ impl Environments {
     /// What has to be built for `hash`, read again from the jobs that have it.
     fn plan(&self, snapshot: &Snapshot, hash: &str, jobs: &[Arc<Stored>]) -> Result<(Build, Index), String> {
         let index = self.index.clone().ok_or("No package index is known to this environment of Moat")?;
+        if let Some(build) = self.asked.builds().get(hash) {
+            return Ok((build.clone(), index));
+        }
         let mut why = "The environment was changed or deleted after the job was submitted; submit it again".to_owned();
         for job in jobs {
             match environment::of_job(snapshot, job, &self.offer).map(|r| r.build) {
@@ -224,7 +308,7 @@ impl Environments {
             log: String::new(),
         });
         let jobs = wanted(&self.snapshots.borrow()).remove(hash).unwrap_or_default();
-        self.logs.keep(&jobs, &outcome.log);
+        self.logs.keep(hash, &jobs, &outcome.log);
         match outcome.result {
             Ok(()) => {
                 tracing::info!(environment = hash, "an environment is ready");

@@ -17,6 +17,7 @@ use crate::listeners::{DnsView, Listeners, Listening, OriginInfo};
 use crate::random;
 use crate::reconcile::clusters::Clusters;
 use crate::reconcile::control::{self, Shared};
+use crate::reconcile::environments::{self, Environments, NextToIt};
 use crate::reconcile::hands::Hands;
 use crate::reconcile::jobs;
 use crate::reconcile::network::{Network, PLATFORM_DNS, PlatformListeners, Realised};
@@ -102,6 +103,20 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         let _runtime = inside.enter();
         network.run();
     })?;
+
+    let asked = Arc::default();
+    environments::add_control(server, &asked);
+    let environments = Environments {
+        asked,
+        snapshots: server.store.watch(),
+        host: host.clone(),
+        offer: server.offer.clone(),
+        index: server.package_index.clone(),
+        state: server.state_dir.clone(),
+        observed: desk.observed.clone(),
+        logs: Arc::new(NextToIt(server.state_dir.clone())),
+    };
+    runtime.spawn(environments.run(stop.clone()));
 
     let nodes = Nodes {
         snapshots: server.store.watch(),

@@ -7,6 +7,7 @@ mod env;
 mod exec;
 mod flows;
 mod job;
+mod prepare;
 mod shell;
 mod status;
 mod trace;
@@ -52,6 +53,8 @@ enum Command {
     /// Look at jobs, read their logs, end them.
     #[command(subcommand)]
     Job(job::Command),
+    /// Build the environment of a conda file before a job needs it.
+    Prepare(prepare::Arguments),
     /// Look at environments.
     #[command(subcommand)]
     Env(env::Command),
@@ -98,6 +101,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Cluster(command) => cluster::run(&command),
         Command::Job(command) => job::run(&command),
+        Command::Prepare(arguments) => prepare::run(&arguments),
         Command::Env(command) => env::run(&command),
     }
 }

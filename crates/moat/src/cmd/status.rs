@@ -54,6 +54,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for (label, name) in [("tenant", "tenant"), ("subscr.", "subscription"), ("client", "clientId")] {
         ui::out(format_args!("  {label:<8} {}", server.get(name).map_or_else(|| "-".to_owned(), plain)));
     }
+    let index = server.get("packageIndex").filter(|i| !i.is_null()).map_or_else(|| "none".to_owned(), plain);
+    ui::out(format_args!("  packages {index}"));
+    ui::out(format_args!("  python   {}", interpreters(&server)));
+    if let Some((count, bytes)) = environments(&server) {
+        ui::out(format_args!("  built    {count} environments, {} MiB", bytes >> 20));
+    }
     let number = |name: &str| server.get(name).and_then(Value::as_u64).unwrap_or_default();
     let network = match number("applied") >= number("seq") {
         true => "as written".to_owned(),
@@ -64,6 +70,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ui::out(format_args!("  {:>6}   {kind}", plain(count)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `3.11.2 (/usr/bin/python3.11)`, newest first.
+fn interpreters(server: &Value) -> String {
+    let all = server.get("interpreters").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let shown: Vec<String> = all
+        .iter()
+        .map(|i| {
+            let numbers = i["version"].as_array().map_or(&[][..], Vec::as_slice);
+            let version: Vec<String> = numbers.iter().map(Value::to_string).collect();
+            format!("{} ({})", version.join("."), plain(&i["path"]))
+        })
+        .collect();
+    if shown.is_empty() { "none: jobs with Python fail".to_owned() } else { shown.join(", ") }
+}
+
+/// How many environments lie on the disk, and their size.
+fn environments(server: &Value) -> Option<(usize, u64)> {
+    let all = server.get("environments")?.as_array()?;
+    Some((all.len(), all.iter().filter_map(|e| e["bytes"].as_u64()).sum()))
 }
 
 /// A value as people write it.

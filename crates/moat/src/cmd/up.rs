@@ -10,6 +10,7 @@ use clap::Args;
 use moat_host::world::process::wait_signal;
 use moat_host::world::{self, Failure, World, WorldSpec, ending_signals};
 use moat_model::Edition;
+use moat_server::packages::Index;
 use nix::sys::signal::Signal;
 
 use super::{Which, exec, exit_code};
@@ -20,6 +21,8 @@ use crate::{serve, ui};
 const PORT_DEFAULT: u16 = 7443;
 /// Space of a node for a job's files. Memory, but only what is used; a node has one job.
 const JOB_DISK_BYTES_DEFAULT: u64 = 2 << 30;
+/// What `--package-index` takes for none.
+const NO_INDEX: &str = "none";
 /// How long a start may take: a cold one makes keys, and a large state makes many namespaces.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -37,6 +40,10 @@ pub(crate) struct Arguments {
     /// Space of each node for a job's files, in memory while they are there: `512M`, `2G`.
     #[arg(long, value_name = "SIZE", default_value_t = Size(JOB_DISK_BYTES_DEFAULT), env = "MOAT_JOB_DISK")]
     job_disk: Size,
+    /// Index that environments of jobs get their packages from, or `none`. Kept with the environment; https://pypi.org/simple
+    /// where nothing was ever said.
+    #[arg(long, env = "MOAT_PACKAGE_INDEX", value_name = "URL")]
+    package_index: Option<PackageIndex>,
     /// Return when it is ready, and leave it running.
     #[arg(long, conflicts_with = "ephemeral")]
     detach: bool,
@@ -79,6 +86,23 @@ impl std::fmt::Display for Size {
     }
 }
 
+/// A package index, or none.
+#[derive(Debug, Clone)]
+struct PackageIndex(Option<Index>);
+
+impl std::str::FromStr for PackageIndex {
+    type Err = moat_server::packages::IndexError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == NO_INDEX { Ok(Self(None)) } else { Index::parse(text).map(|index| Self(Some(index))) }
+    }
+}
+
+impl std::fmt::Display for PackageIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.as_ref().map_or(NO_INDEX, Index::id))
+    }
+}
+
 /// See the module.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     if arguments.ephemeral {
@@ -109,7 +133,8 @@ fn start(environment: &Environment, arguments: &Arguments) -> Result<Started, Fa
     let edition = edition(environment, arguments.edition, kept.as_ref())?;
     let listen = listen(arguments.port, kept.as_ref().map(|kept| kept.port))?;
     let port = listen.local_addr().map_err(|error| Failure::bare(format!("the listening port: {error}")))?.port();
-    environment.keep_settings(&Settings { edition, port })?;
+    let index = package_index(arguments.package_index.as_ref(), kept.as_ref())?;
+    environment.keep_settings(&Settings { edition, port, package_index: Some(index.to_string()) })?;
     let control = environment.listen_control()?;
     let log = environment.open_log()?;
     // The lock belongs to the open file, not to this value: it lives as long as a copy does in the world.
@@ -127,8 +152,12 @@ fn start(environment: &Environment, arguments: &Arguments) -> Result<Started, Fa
     };
     init_logging();
     let name = environment.name.clone();
-    let made =
-        world::create(spec, move |seat| serve::serve(name, edition, listen, control, seat), serve::hands, serve::agent);
+    let made = world::create(
+        spec,
+        move |seat| serve::serve(name, edition, listen, control, index.0, seat),
+        serve::hands,
+        serve::agent,
+    );
     let mut world = made.map_err(|error| error.to_failure())?;
     std::mem::forget(lock); // dropping it would unlock the file the world holds
     if let Err(error) = world.wait_ready(START_TIME_MAX) {
@@ -192,6 +221,17 @@ fn edition(environment: &Environment, asked: Option<Edition>, kept: Option<&Sett
         )),
         (asked, kept) => Ok(asked.or(kept).unwrap_or(Edition::Seed2021)),
     }
+}
+
+/// What is asked for now, what was asked for last, or the default.
+fn package_index(asked: Option<&PackageIndex>, kept: Option<&Settings>) -> Result<PackageIndex, Failure> {
+    if let Some(asked) = asked {
+        return Ok(asked.clone());
+    }
+    let kept = kept.and_then(|kept| kept.package_index.as_deref()).unwrap_or(moat_server::packages::index::DEFAULT);
+    kept.parse().map_err(|error| {
+        Failure::new(format!("the package index that was kept: {error}"), "name one with `--package-index`")
+    })
 }
 
 fn listen(asked: Option<u16>, kept: Option<u16>) -> Result<TcpListener, Failure> {
