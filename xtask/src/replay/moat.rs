@@ -92,6 +92,7 @@ impl Started {
             state_dir: folder.join("state"),
             listen: TcpListener::bind("127.0.0.1:0")?,
             control: UnixListener::bind(folder.join("control.sock"))?,
+            package_index: None,
         };
         let (tell, hear) = mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -104,6 +104,8 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         network.run();
     })?;
 
+    // Before anything reads it: what a job can have must not depend on who looks first.
+    desk.observed.send_modify(|o| o.offer = (*server.offer).clone());
     let asked = Arc::default();
     environments::add_control(server, &asked);
     let environments = Environments {
