@@ -32,6 +32,8 @@ pub(crate) enum Follows {
     Document,
     /// The target is gone.
     Removal,
+    /// The type says that the target has come to rest.
+    Settled,
     /// The data plane has applied the commit, and so have the reconcilers of what it deployed.
     Deployment,
 }
@@ -42,6 +44,7 @@ impl Follows {
             Follows::Commit => "commit",
             Follows::Document => "document",
             Follows::Removal => "removal",
+            Follows::Settled => "settled",
             Follows::Deployment => "deployment",
         }
     }
@@ -100,10 +103,14 @@ pub(crate) fn begin(w: &World<'_>, operation: &Operation<'_>, batch: &mut Batch)
         format!("{}/subscriptions/{}/providers/{namespace}/locations/{location}", w.ctx.base_url, w.ctx.subscription);
     let version = w.api_version();
     let ml = namespace.eq_ignore_ascii_case("Microsoft.MachineLearningServices");
-    let (collection, suffix) = if ml { ("computeOperationsStatus", "&service=new") } else { ("operations", "") };
+    let (status, result, suffix) = match operation.follows {
+        Follows::Settled if ml => ("mfeOperationsStatus", "mfeOperationResults", ""),
+        _ if ml => ("computeOperationsStatus", "operationResults", "&service=new"),
+        _ => ("operations", "operationResults", ""),
+    };
     Urls {
-        status: format!("{base}/{collection}/{guid}?api-version={version}{suffix}"),
-        result: format!("{base}/operationResults/{guid}?api-version={version}"),
+        status: format!("{base}/{status}/{guid}?api-version={version}{suffix}"),
+        result: format!("{base}/{result}/{guid}?api-version={version}"),
     }
 }
 
@@ -157,6 +164,13 @@ fn progress(w: &World<'_>, operation: &Stored) -> Progress {
             match document::str_at(&s.body, "properties.provisioningState") {
                 None | Some("Succeeded") => Progress::Succeeded,
                 Some(_) => Progress::Running,
+            }
+        }
+        Some("settled") => {
+            let settled = target.as_ref().and_then(|t| w.find(&t.resource_type())?.settled);
+            match (stored, settled) {
+                (Some(s), Some(settled)) if !settled(&s.body) => Progress::Running,
+                _ => Progress::Succeeded,
             }
         }
         Some("deployment") if stored.is_some_and(|s| still_deploying(w, &s.body)) => Progress::Running,

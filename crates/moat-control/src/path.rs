@@ -52,9 +52,9 @@ pub(crate) enum Target {
 }
 
 /// Path segments under which operations are polled, lower-case.
-const STATUS: [&str; 3] = ["operations", "operationstatuses", "computeoperationsstatus"];
+const STATUS: [&str; 4] = ["operations", "operationstatuses", "computeoperationsstatus", "mfeoperationsstatus"];
 /// Path segments under which results of operations are fetched, lower-case.
-const RESULTS: [&str; 1] = ["operationresults"];
+const RESULTS: [&str; 2] = ["operationresults", "mfeoperationresults"];
 
 const DEPLOYMENTS: &str = "Microsoft.Resources";
 

@@ -61,8 +61,7 @@ pub(crate) fn resource(w: &World<'_>, kind: &'static ResourceType, stored: &Stor
     if let Some(state) = state {
         document::set(&mut out, "properties.provisioningState", json!(state));
     }
-    (kind.render)(&w.type_ctx(), &id, &mut out);
-    out
+    finish(w, kind, &id, out)
 }
 
 /// An embedded child in its envelope; it shares etag and state with the document it lives in.
@@ -92,7 +91,13 @@ fn element(
     if let Some(state) = state {
         document::set(&mut out, "properties.provisioningState", json!(state));
     }
+    finish(w, kind, id, out)
+}
+
+/// What the type adds; and nothing that the platform keeps for itself leaves it.
+fn finish(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId, mut out: Value) -> Value {
     (kind.render)(&w.type_ctx(), id, &mut out);
+    document::remove(&mut out, body::PRIVATE);
     out
 }
 
@@ -107,7 +112,8 @@ fn envelope(id: &ResourceId, kind: &str, tag: Option<&str>, stored: &Value) -> V
     if let Value::Object(members) = stored {
         for (name, value) in members {
             let rendered = body::RENDERED[..4].iter().any(|r| r.eq_ignore_ascii_case(name));
-            if !rendered && !name.eq_ignore_ascii_case(body::PRIVATE) {
+            // What the platform keeps for itself is there for `render`, and is taken out after it.
+            if !rendered {
                 out.insert(name.clone(), value.clone());
             }
         }

@@ -4,6 +4,7 @@
 pub mod alloc;
 pub mod edition;
 pub mod environment;
+pub mod jobs;
 pub mod lower;
 pub mod refs;
 pub mod refusals;

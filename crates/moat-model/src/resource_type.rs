@@ -2,6 +2,8 @@
 //! child handling, validation and effective properties are all driven by it; nothing else may
 //! switch on a type's name.
 
+use std::collections::BTreeMap;
+
 use moat_arm::{ApiError, Batch, ResourceId, Snapshot};
 use serde_json::Value;
 
@@ -131,6 +133,15 @@ pub struct ResourceType {
     pub stored_only: bool,
     /// Clients never see it: no route, no list (node documents of a cluster).
     pub hidden: bool,
+    /// Made by its first use (versions of assets): a write needs no parent document, for `on_write` makes it; a list
+    /// below a missing parent is empty; actions run also before the document is there.
+    pub on_demand: bool,
+    /// Whether a document is in a list that was asked for with this query (`listViewType`, `hash`, `tag`, ...); the
+    /// names of a query are in lower case.
+    pub listed: fn(&BTreeMap<String, String>, &Value) -> bool,
+    /// Whether what long-running actions of this type began is over, by the document; `None`: once the data plane has
+    /// applied the commit.
+    pub settled: Option<fn(&Value) -> bool>,
     /// What is wrong with a name, as `checkNameAvailability` says it: reason and message.
     pub name_problem: fn(&str) -> Option<(&'static str, String)>,
     /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
@@ -144,7 +155,8 @@ pub struct ResourceType {
     pub on_write: fn(&TypeCtx<'_>, &Write<'_>, &mut Batch) -> Result<(), ApiError>,
     /// May this document (or embedded child) be deleted? Adds what goes with it to the batch.
     pub on_delete: fn(&TypeCtx<'_>, &ResourceId, &Value, &mut Batch) -> Result<(), ApiError>,
-    /// Adds computed members to an answer (`ipConfigurations` of a subnet, node counts, ...).
+    /// Adds computed members to an answer (`ipConfigurations` of a subnet, node counts, ...). It sees what the platform
+    /// keeps about the document (`moat`); that is taken out of the answer afterwards.
     pub render: fn(&TypeCtx<'_>, &ResourceId, &mut Value),
     /// POST actions.
     pub actions: &'static [Action],
@@ -167,6 +179,9 @@ impl ResourceType {
         location_required: true,
         stored_only: false,
         hidden: false,
+        on_demand: false,
+        listed: |_, _| true,
+        settled: None,
         name_problem: |_| None,
         inherit: |_, _| {},
         refusals: &[],

@@ -4,7 +4,7 @@ use moat_arm::{ApiError, ResourceId};
 use moat_model::ResourceType;
 use moat_model::resource_type::{Action, Scope};
 
-use super::get;
+use super::{get, put};
 use crate::operation::{self, Follows, Operation};
 use crate::request::Decision;
 use crate::world::World;
@@ -31,12 +31,9 @@ pub(crate) fn action(
     }
     let stored = w.snapshot.get(id).map(|d| &d.body).unwrap_or(&serde_json::Value::Null);
     let location = operation::location(w, id, stored);
+    let follows = if kind.settled.is_some() { Follows::Settled } else { Follows::Commit };
     let result = (!outcome.body.is_null()).then_some(outcome.body);
-    let urls = operation::begin(
-        w,
-        &Operation { target: id, follows: Follows::Commit, result, location: &location },
-        &mut batch,
-    );
+    let urls = operation::begin(w, &Operation { target: id, follows, result, location: &location }, &mut batch);
     Ok(Decision {
         headers: vec![
             ("Azure-AsyncOperation", urls.status),
@@ -67,6 +64,9 @@ pub(crate) fn reading(
 fn exists(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) -> Result<(), ApiError> {
     if kind.scope == Scope::Subscription && w.snapshot.get(id).is_none() {
         return Ok(());
+    }
+    if kind.on_demand && w.snapshot.get(id).is_none() {
+        return put::lives_somewhere(w, kind, id);
     }
     get::read(w, kind, id).map(|_| ())
 }

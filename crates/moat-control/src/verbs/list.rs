@@ -64,8 +64,9 @@ pub(crate) fn children(
             .collect();
         return page(w, items);
     }
-    // The parent may itself be embedded, or (locations) never stored.
+    // The parent may itself be embedded, made on demand, or (locations) never stored.
     if holder.is_none()
+        && !kind.on_demand
         && parent_kind.scope != Scope::Subscription
         && !embedded::exists(&|i| w.snapshot.get(i).map(|d| &d.body), parent)
     {
@@ -75,9 +76,24 @@ pub(crate) fn children(
         .snapshot
         .below(parent)
         .filter(|d| d.id.resource_type().eq_ignore_ascii_case(kind.name))
-        .map(|d| (d.id.key().to_owned(), Item::Stored(kind, d.as_ref())))
+        .filter(|d| (kind.listed)(&w.request.query, &d.body))
+        .map(|d| (key(w, d), Item::Stored(kind, d.as_ref())))
         .collect();
     page(w, items)
+}
+
+/// What a document is sorted by: its place, or by `$orderBy` the time it was made.
+fn key(w: &World<'_>, stored: &Stored) -> String {
+    let order = w.request.query.get("$orderby");
+    let order = order.map(|o| o.to_ascii_lowercase()).unwrap_or_default();
+    let (by, direction) = order.split_once(' ').unwrap_or((order.as_str(), "asc"));
+    let seq = match by {
+        "createdat" | "createdtime" => stored.created_seq,
+        "modifiedat" | "modifiedtime" => stored.seq,
+        _ => return stored.id.key().to_owned(),
+    };
+    let place = if direction.trim() == "desc" { u64::MAX - seq } else { seq };
+    format!("{place:020}{}", stored.id.key())
 }
 
 /// Role assignments and definitions: those at the scope, above it, and (unless `atScope()`) below.
@@ -207,9 +223,15 @@ pub(crate) fn page(w: &World<'_>, mut items: Vec<(String, Item<'_>)>) -> Result<
         },
     };
     items.sort_by(|a, b| a.0.cmp(&b.0));
-    let start = match w.request.query.get("$skiptoken") {
-        None => 0,
-        Some(token) => items.partition_point(|(key, _)| key <= token),
+    let start = match (w.request.query.get("$skiptoken"), w.request.query.get("$skip")) {
+        (None, None) => 0,
+        (None, Some(text)) => text.parse::<usize>().map_err(|_| {
+            ApiError::bad_request(
+                "InvalidQueryParameter",
+                format!("The query parameter '$skip' is '{text}'; a number is expected."),
+            )
+        })?,
+        (Some(token), _) => items.partition_point(|(key, _)| key <= token),
     };
     let rest = items.get(start..).unwrap_or_default();
     let last = rest.get(..top).filter(|_| rest.len() > top).and_then(|page| page.last()).map(|(key, _)| key.clone());
@@ -234,7 +256,8 @@ fn next_link(w: &World<'_>, last: &str) -> String {
     let path: String = w.request.path.split('/').map(body::percent_encode).collect::<Vec<_>>().join("/");
     let mut link = format!("{}{path}?", w.ctx.base_url);
     for (name, value) in &w.request.query {
-        if name != "$skiptoken" {
+        // The token says where to go on, also where the first page was reached by a number.
+        if name != "$skiptoken" && name != "$skip" {
             link.push_str(&format!(
                 "{}={}&",
                 body::percent_encode(name).replace("%24", "$"),

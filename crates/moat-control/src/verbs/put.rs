@@ -88,6 +88,12 @@ pub(crate) fn lives_somewhere(w: &World<'_>, kind: &ResourceType, id: &ResourceI
         not_going(w, stored)?;
     }
     let parent_is_resource = parent.namespace().is_some();
+    if kind.on_demand {
+        return match parent.parent().filter(|p| p.namespace().is_some() && w.snapshot.get(p).is_none()) {
+            Some(_) => Err(ApiError::parent_not_found(&parent)),
+            None => Ok(()),
+        };
+    }
     if matches!(kind.scope, Scope::Child | Scope::Extension)
         && parent_is_resource
         && !embedded::exists(&|i| w.snapshot.get(i).map(|d| &d.body), &parent)

@@ -65,9 +65,8 @@ pub(super) fn plan(snapshot: &Snapshot, id: &ResourceId, body: &Value) -> Result
     }
     all.extend(variables::of_platform(snapshot, &workspace, run, text("experimentName").unwrap_or("Default")));
 
-    let command = text("command").ok_or_else(|| {
-        refuse("CommandMissing", "The job has no command to run.").with_target("properties.command")
-    })?;
+    let command = text("command")
+        .ok_or_else(|| refuse("CommandMissing", "The job has no command to run.").with_target("properties.command"))?;
     if command.contains('\0') {
         return Err(refuse("InvalidCommand", "The command holds a zero byte.").with_target("properties.command"));
     }
@@ -197,7 +196,9 @@ fn read_input(locator: &Locator<'_>, name: &str, input: &Value, data: &str) -> R
             Some(Value::String(text)) => Some(Given::Text(text.clone())),
             Some(Value::Bool(value)) => Some(Given::Text(if *value { "True" } else { "False" }.to_owned())),
             Some(Value::Number(number)) => Some(Given::Text(number.to_string())),
-            Some(_) => return Err(refused("InputNotSupported", format!("The value of input '{name}' is no text or number."))),
+            Some(_) => {
+                return Err(refused("InputNotSupported", format!("The value of input '{name}' is no text or number.")));
+            }
         });
     }
     let Some(uri) = document::str_at(input, "uri").filter(|u| !u.is_empty()) else {
@@ -215,7 +216,12 @@ fn read_input(locator: &Locator<'_>, name: &str, input: &Value, data: &str) -> R
         "uri_file" => (Source::Blob, true),
         "uri_folder" | "mlflow_model" | "triton_model" => (Source::Folder, false),
         "custom_model" => (Source::BlobOrFolder, true),
-        _ => return Err(refused("InputNotSupported", format!("The input '{name}' is of type '{kind}', which is not known."))),
+        _ => {
+            return Err(refused(
+                "InputNotSupported",
+                format!("The input '{name}' is of type '{kind}', which is not known."),
+            ));
+        }
     };
     let read_only = match document::str_at(input, "mode").unwrap_or("ReadOnlyMount").to_ascii_lowercase().as_str() {
         "readonlymount" | "ro_mount" => true,
@@ -224,7 +230,9 @@ fn read_input(locator: &Locator<'_>, name: &str, input: &Value, data: &str) -> R
         mode => {
             return Err(refused(
                 "InputNotSupported",
-                format!("The input '{name}' has the mode '{mode}', which is not built. Use 'ro_mount', 'download' or 'direct'."),
+                format!(
+                    "The input '{name}' has the mode '{mode}', which is not built. Use 'ro_mount', 'download' or 'direct'."
+                ),
             ));
         }
     };
@@ -244,17 +252,20 @@ fn read_output(locator: &Locator<'_>, run: &str, name: &str, output: &Value, dat
         "uri_file" => true,
         _ => return Err(refused(format!("The output '{name}' is of type '{kind}', which is not built."))),
     };
-    let even_if_failed = match document::str_at(output, "mode").unwrap_or("ReadWriteMount").to_ascii_lowercase().as_str() {
-        "readwritemount" | "rw_mount" => true,
-        "upload" => false,
-        mode => {
-            return Err(refused(format!(
-                "The output '{name}' has the mode '{mode}', which is not built. Use 'rw_mount' or 'upload'."
-            )));
-        }
-    };
+    let even_if_failed =
+        match document::str_at(output, "mode").unwrap_or("ReadWriteMount").to_ascii_lowercase().as_str() {
+            "readwritemount" | "rw_mount" => true,
+            "upload" => false,
+            mode => {
+                return Err(refused(format!(
+                    "The output '{name}' has the mode '{mode}', which is not built. Use 'rw_mount' or 'upload'."
+                )));
+            }
+        };
     if document::str_at(output, "assetName").is_some_and(|n| !n.is_empty()) {
-        return Err(refused(format!("The output '{name}' is to become an asset by itself, which is not built; register it after the job.")));
+        return Err(refused(format!(
+            "The output '{name}' is to become an asset by itself, which is not built; register it after the job."
+        )));
     }
     let mut place = locator.find(&output_uri(run, name, output)).map_err(|e| e.with_target(target.clone()))?.place;
     if place.path.is_empty() {
@@ -269,7 +280,11 @@ fn read_output(locator: &Locator<'_>, run: &str, name: &str, output: &Value, dat
                 place.path.truncate(folder.len());
                 own
             }
-            None if custom => return Err(refused(format!("The output '{name}' would lie beside all others of its container; name a folder."))),
+            None if custom => {
+                return Err(refused(format!(
+                    "The output '{name}' would lie beside all others of its container; name a folder."
+                )));
+            }
             _ => name.to_owned(),
         };
         path = format!("{path}/{own}");

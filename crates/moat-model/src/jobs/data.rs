@@ -30,8 +30,9 @@ impl Place {
     /// The place `below` this one.
     #[must_use]
     pub fn join(&self, below: &str) -> Self {
-        let path = [self.path.as_str(), below.trim_matches('/')].iter().filter(|p| !p.is_empty()).copied();
-        Self { path: path.collect::<Vec<_>>().join("/"), ..self.clone() }
+        let parts = [self.path.as_str(), below.trim_matches('/')];
+        let path: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        Self { path: path.join("/"), ..self.clone() }
     }
 
     /// Its address on the wire, without a signature.
@@ -95,7 +96,10 @@ impl Locator<'_> {
 
     fn follow(&self, uri: &str, depth: usize) -> Result<Located, ApiError> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(refuse("DataNotFound", format!("'{uri}' is reached by assets that name each other in a circle.")));
+            return Err(refuse(
+                "DataNotFound",
+                format!("'{uri}' is reached by assets that name each other in a circle."),
+            ));
         };
         if let Some(rest) = strip(uri, "azureml://") {
             return self.address(uri, rest, depth);
@@ -111,7 +115,9 @@ impl Locator<'_> {
         if let Some((scheme, _)) = uri.split_once("://") {
             return Err(refuse(
                 "DataNotSupported",
-                format!("'{uri}' is read by '{scheme}', which leads out of this environment. Put the data into a datastore."),
+                format!(
+                    "'{uri}' is read by '{scheme}', which leads out of this environment. Put the data into a datastore."
+                ),
             ));
         }
         let container = |name: &str| self.workspace.child("data", name);
@@ -140,7 +146,8 @@ impl Locator<'_> {
                     }
                     _ => return Err(missing()),
                 };
-                let (member, kind) = if *collection == "data" { ("dataUri", "dataType") } else { ("modelUri", "modelType") };
+                let (member, kind) =
+                    if *collection == "data" { ("dataUri", "dataType") } else { ("modelUri", "modelType") };
                 (self.snapshot.get(&id).ok_or_else(missing)?, member, kind)
             }
             _ => return Err(refuse("DataNotSupported", format!("'{uri}' is neither a data nor a model asset."))),
@@ -158,7 +165,10 @@ impl Locator<'_> {
         let parts: Vec<&str> = rest.split('/').filter(|p| !p.is_empty()).collect();
         let is = |at: usize, word: &str| parts.get(at).is_some_and(|p| p.eq_ignore_ascii_case(word));
         if is(0, "registries") {
-            return Err(refuse("DataNotSupported", format!("'{uri}' lies in a registry; registries are not served here.")));
+            return Err(refuse(
+                "DataNotSupported",
+                format!("'{uri}' lies in a registry; registries are not served here."),
+            ));
         }
         let (workspace, parts) = match parts.as_slice() {
             [s, subscription, g, group, w, name, rest @ ..]
@@ -168,7 +178,8 @@ impl Locator<'_> {
                         || (w.eq_ignore_ascii_case("providers") && rest.len() >= 2)) =>
             {
                 let scope = ResourceId::resource_group_scope(subscription, group);
-                let (name, rest) = if w.eq_ignore_ascii_case("providers") { (rest[1], &rest[2..]) } else { (*name, rest) };
+                let (name, rest) =
+                    if w.eq_ignore_ascii_case("providers") { (rest[1], &rest[2..]) } else { (*name, rest) };
                 (scope.provider("Microsoft.MachineLearningServices", "workspaces", name), rest)
             }
             rest => (self.workspace.clone(), rest),
@@ -176,18 +187,22 @@ impl Locator<'_> {
         let here = Locator { snapshot: self.snapshot, workspace: &workspace };
         match parts {
             [collection, name, rest @ ..] if collection.eq_ignore_ascii_case("datastores") => {
-                let path = if rest.first().is_some_and(|p| p.eq_ignore_ascii_case("paths")) { &rest[1..] } else { rest };
+                let path =
+                    if rest.first().is_some_and(|p| p.eq_ignore_ascii_case("paths")) { &rest[1..] } else { rest };
                 let place = here.datastore(name)?.join(&path.join("/"));
                 Ok(Located { place: checked(uri, place)?, kind: None })
             }
             [collection, job, outputs, name, rest @ ..]
                 if collection.eq_ignore_ascii_case("jobs") && outputs.eq_ignore_ascii_case("outputs") =>
             {
-                let path = if rest.first().is_some_and(|p| p.eq_ignore_ascii_case("paths")) { &rest[1..] } else { rest };
+                let path =
+                    if rest.first().is_some_and(|p| p.eq_ignore_ascii_case("paths")) { &rest[1..] } else { rest };
                 let found = here.output(uri, job, name, depth)?;
                 Ok(Located { place: checked(uri, found.place.join(&path.join("/")))?, kind: found.kind })
             }
-            [collection, name, form, version] if ["data", "models"].iter().any(|c| c.eq_ignore_ascii_case(collection)) => {
+            [collection, name, form, version]
+                if ["data", "models"].iter().any(|c| c.eq_ignore_ascii_case(collection)) =>
+            {
                 here.asset(uri, &workspace.child(collection, name).child(form, version), depth)
             }
             _ => Err(unknown(uri)),
@@ -214,13 +229,18 @@ impl Locator<'_> {
     pub fn datastore(&self, name: &str) -> Result<Place, ApiError> {
         let id = self.workspace.child("datastores", name);
         let stored = self.snapshot.get(&id).ok_or_else(|| {
-            refuse("DatastoreNotFound", format!("The datastore '{name}' does not exist in workspace '{}'.", self.workspace.name()))
+            refuse(
+                "DatastoreNotFound",
+                format!("The datastore '{name}' does not exist in workspace '{}'.", self.workspace.name()),
+            )
         })?;
         let kind = document::str_at(&stored.body, "properties.datastoreType").unwrap_or_default();
         if !kind.eq_ignore_ascii_case("AzureBlob") {
             return Err(refuse(
                 "DatastoreNotSupported",
-                format!("The datastore '{name}' is of type {kind}; jobs read and write datastores of type AzureBlob only."),
+                format!(
+                    "The datastore '{name}' is of type {kind}; jobs read and write datastores of type AzureBlob only."
+                ),
             ));
         }
         let text = |member: &str| document::str_at(&stored.body, &format!("properties.{member}")).unwrap_or_default();
@@ -237,7 +257,9 @@ impl Locator<'_> {
         let outside = || {
             refuse(
                 "DataNotSupported",
-                format!("'{uri}' is no blob of a storage account of this environment; nodes fetch data from those only."),
+                format!(
+                    "'{uri}' is no blob of a storage account of this environment; nodes fetch data from those only."
+                ),
             )
         };
         let rest = rest.split(['?', '#']).next().unwrap_or(rest);
@@ -250,7 +272,11 @@ impl Locator<'_> {
         if container.is_empty() {
             return Err(unknown(uri));
         }
-        let place = Place { account: account.to_owned(), container: container.to_owned(), path: path.trim_matches('/').to_owned() };
+        let place = Place {
+            account: account.to_owned(),
+            container: container.to_owned(),
+            path: path.trim_matches('/').to_owned(),
+        };
         checked(uri, place)
     }
 
@@ -259,7 +285,10 @@ impl Locator<'_> {
         if exists {
             return Ok(());
         }
-        Err(refuse("StorageAccountNotFound", format!("The storage account '{name}' does not exist in this environment.")))
+        Err(refuse(
+            "StorageAccountNotFound",
+            format!("The storage account '{name}' does not exist in this environment."),
+        ))
     }
 }
 
@@ -268,7 +297,9 @@ pub(super) fn output_uri(run: &str, name: &str, output: &Value) -> String {
     let uri = document::str_at(output, "uri").filter(|u| !u.is_empty());
     let default = format!("azureml://datastores/{}/paths/azureml/{run}/{name}/", datastores::BLOB_STORE);
     uri.map_or(default, |u| {
-        u.replace("${{name}}", run).replace("${{output_name}}", name).replace("${{default_datastore}}", datastores::BLOB_STORE)
+        u.replace("${{name}}", run)
+            .replace("${{output_name}}", name)
+            .replace("${{default_datastore}}", datastores::BLOB_STORE)
     })
 }
 

@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn names_are_put_in() {
         assert_eq!(check("python t.py --lr ${{inputs.lr}} --m ${{ outputs.model }}"), "python t.py --lr 0.1 --m /m");
-        assert_eq!(check("echo ${{inputs.text}} ${{inputs.group.x}} $HOME ${X} {{y}}"), "echo hello world 7 $HOME ${X} {{y}}");
+        assert_eq!(
+            check("echo ${{inputs.text}} ${{inputs.group.x}} $HOME ${X} {{y}}"),
+            "echo hello world 7 $HOME ${X} {{y}}"
+        );
         assert_eq!(check("a $[[--lr ${{inputs.lr}}]] $[[--no ${{inputs.absent}}]] b"), "a --lr 0.1  b");
         // What was put in is not read again.
         assert_eq!(check(""), "");
@@ -124,7 +127,14 @@ mod tests {
                 .iter()
                 .map(|t| check(t))
                 .collect();
-        insta::assert_snapshot!(refused.join("\n"), @"");
+        insta::assert_snapshot!(refused.join("\n"), @r"
+(InvalidExpression) The command holds 'inputs.absent', which cannot be resolved: the job's inputs are: group.x, lr, text.
+(InvalidExpression) The command holds 'search_space.x', which cannot be resolved: sweep jobs are not built; a command job has no search space.
+(InvalidExpression) The command holds 'parent.inputs.x', which cannot be resolved: only 'inputs.NAME' and 'outputs.NAME' have a meaning in a command.
+(InvalidExpression) The command holds '${{', which cannot be resolved: it is not closed by '}}'.
+(InvalidExpression) The command holds '$[[', which cannot be resolved: it is not closed by ']]'.
+(InvalidExpression) The command holds '', which cannot be resolved: only 'inputs.NAME' and 'outputs.NAME' have a meaning in a command.
+");
     }
 
     #[test]

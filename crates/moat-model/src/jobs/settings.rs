@@ -27,25 +27,44 @@ pub(super) fn read(properties: &Value, cluster_size: &str) -> Result<Settings, A
         return not_built("distribution", format!("Distributed jobs ({kind}) are not built: a job has one node."));
     }
     if let Some(count) = document::u64_at(properties, "resources.instanceCount").filter(|c| *c > 1) {
-        return not_built("resources.instanceCount", format!("The job asks for {count} nodes; a job has one node here."));
+        return not_built(
+            "resources.instanceCount",
+            format!("The job asks for {count} nodes; a job has one node here."),
+        );
     }
     if let Some(size) = text("resources.instanceType").filter(|s| !s.eq_ignore_ascii_case(cluster_size)) {
         return not_built(
             "resources.instanceType",
-            format!("The job asks for '{size}', its cluster has '{cluster_size}'. Leave it out, or name another cluster."),
+            format!(
+                "The job asks for '{size}', its cluster has '{cluster_size}'. Leave it out, or name another cluster."
+            ),
         );
     }
     if let Some(arguments) = text("resources.dockerArgs") {
-        return not_built("resources.dockerArgs", format!("'{arguments}' is for a container engine; nodes here have none."));
+        return not_built(
+            "resources.dockerArgs",
+            format!("'{arguments}' is for a container engine; nodes here have none."),
+        );
     }
     if let Some(kind) = text("identity.identityType").filter(|k| !k.eq_ignore_ascii_case("AMLToken")) {
-        return not_built("identity", format!("A job runs with the token of its own run; the identity '{kind}' is not built."));
+        return not_built(
+            "identity",
+            format!("A job runs with the token of its own run; the identity '{kind}' is not built."),
+        );
     }
-    if let Some(tier) = text("queueSettings.jobTier").filter(|t| !["Null", "Standard"].iter().any(|k| k.eq_ignore_ascii_case(t))) {
-        return not_built("queueSettings.jobTier", format!("The tier '{tier}' comes with serverless compute, which is not built."));
+    if let Some(tier) =
+        text("queueSettings.jobTier").filter(|t| !["Null", "Standard"].iter().any(|k| k.eq_ignore_ascii_case(t)))
+    {
+        return not_built(
+            "queueSettings.jobTier",
+            format!("The tier '{tier}' comes with serverless compute, which is not built."),
+        );
     }
     if let Some((name, kind)) = service(at("services")) {
-        return not_built("services", format!("The service '{name}' ({kind}) would open a port of the node, which is not built."));
+        return not_built(
+            "services",
+            format!("The service '{name}' ({kind}) would open a port of the node, which is not built."),
+        );
     }
     if text("autologgerSettings.mlflowAutologger").is_some_and(|v| v.eq_ignore_ascii_case("Enabled")) {
         return not_built(
@@ -69,7 +88,10 @@ pub(super) fn read(properties: &Value, cluster_size: &str) -> Result<Settings, A
     {
         return not_built(&format!("properties.{name}"), "Paths of data inside the job cannot be chosen.".to_owned());
     }
-    Ok(Settings { timeout_seconds: timeout(text("limits.timeout"))?, priority: document::u64_at(properties, "queueSettings.priority").unwrap_or(0) })
+    Ok(Settings {
+        timeout_seconds: timeout(text("limits.timeout"))?,
+        priority: document::u64_at(properties, "queueSettings.priority").unwrap_or(0),
+    })
 }
 
 fn timeout(text: Option<&str>) -> Result<Option<u64>, ApiError> {

@@ -58,7 +58,8 @@ pub(super) fn of_platform(
 
 /// The variables that a job sets itself. As in Azure, expressions in them are not resolved.
 pub(super) fn of_job(given: Option<&Value>) -> Result<BTreeMap<String, String>, ApiError> {
-    let invalid = |why: String| refuse("InvalidEnvironmentVariable", why).with_target("properties.environmentVariables");
+    let invalid =
+        |why: String| refuse("InvalidEnvironmentVariable", why).with_target("properties.environmentVariables");
     let members = match given {
         None | Some(Value::Null) => return Ok(BTreeMap::new()),
         Some(Value::Object(members)) => members,
@@ -84,7 +85,9 @@ pub(super) fn of_job(given: Option<&Value>) -> Result<BTreeMap<String, String>, 
             _ => return Err(invalid(format!("The value of '{shown}' is no text."))),
         };
         if value.len() > VALUE_BYTES_MAX || value.contains('\0') {
-            return Err(invalid(format!("The value of '{shown}' is longer than {VALUE_BYTES_MAX} bytes or holds a zero byte.")));
+            return Err(invalid(format!(
+                "The value of '{shown}' is longer than {VALUE_BYTES_MAX} bytes or holds a zero byte."
+            )));
         }
         variables.insert(name.clone(), value);
     }

@@ -1,9 +1,12 @@
 //! The table of resource types: everything generic reads it, and a type is added by one file and
 //! one line here.
 
-pub mod companions;
+pub mod microsoft_containerregistry;
+pub mod microsoft_insights;
+pub mod microsoft_keyvault;
 pub mod microsoft_machinelearningservices;
 pub mod microsoft_network;
+pub mod microsoft_operationalinsights;
 pub mod microsoft_storage;
 mod shape;
 
@@ -43,13 +46,24 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_machinelearningservices::nodes::TYPE,
     &microsoft_machinelearningservices::experiments::TYPE,
     &microsoft_machinelearningservices::snapshots::TYPE,
+    &microsoft_machinelearningservices::datastores::TYPE,
+    &microsoft_machinelearningservices::assets::CODES,
+    &microsoft_machinelearningservices::assets::CODE_VERSIONS,
+    &microsoft_machinelearningservices::assets::DATA,
+    &microsoft_machinelearningservices::assets::DATA_VERSIONS,
+    &microsoft_machinelearningservices::assets::ENVIRONMENTS,
+    &microsoft_machinelearningservices::assets::ENVIRONMENT_VERSIONS,
+    &microsoft_machinelearningservices::assets::MODELS,
+    &microsoft_machinelearningservices::assets::MODEL_VERSIONS,
+    &microsoft_machinelearningservices::jobs::TYPE,
     &microsoft_machinelearningservices::locations::TYPE,
     &microsoft_storage::storage_accounts::TYPE,
     &microsoft_storage::blob_services::TYPE,
     &microsoft_storage::containers::TYPE,
-    &companions::VAULTS,
-    &companions::INSIGHTS,
-    &companions::LOG_WORKSPACES,
+    &microsoft_keyvault::vaults::TYPE,
+    &microsoft_insights::components::TYPE,
+    &microsoft_operationalinsights::workspaces::TYPE,
+    &microsoft_containerregistry::registries::TYPE,
 ];
 
 /// The entry of a type, by its full name without regard to case.

@@ -122,6 +122,30 @@ pub(crate) fn time(t: jiff::Timestamp) -> String {
     t.strftime("%Y-%m-%dT%H:%M:%S%.7fZ").to_string()
 }
 
+/// Where a document keeps who made and last changed it, and when.
+const AUTHORS: &str = "moat.system";
+
+/// Notes who writes a document, for [`render_system_data`].
+pub(crate) fn note_author(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
+    let (now, who) = (json!(time(ctx.now)), json!(ctx.principal));
+    let before = write.before.and_then(|b| document::at(b, AUTHORS));
+    let created = |member: &str, fresh: &Value| before.and_then(|b| b.get(member)).unwrap_or(fresh).clone();
+    let authors = json!({
+        "createdAt": created("createdAt", &now), "createdBy": created("createdBy", &who),
+        "lastModifiedAt": now, "lastModifiedBy": who,
+    });
+    document::set(&mut write.body, AUTHORS, authors);
+}
+
+/// `systemData` of an answer, from what [`note_author`] noted.
+pub(crate) fn render_system_data(body: &mut Value) {
+    let Some(Value::Object(mut members)) = document::at(body, AUTHORS).cloned() else { return };
+    for kind in ["createdByType", "lastModifiedByType"] {
+        members.insert(kind.to_owned(), json!("Application"));
+    }
+    document::set(body, "systemData", Value::Object(members));
+}
+
 /// A system-assigned identity gets an object id of its own and keeps it.
 pub(crate) fn complete_identity(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
     let system =

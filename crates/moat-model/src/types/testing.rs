@@ -189,3 +189,11 @@ pub(crate) fn ml_world(edition: Edition) -> World {
     world.put(&workspace, json!({"properties": {}})).unwrap();
     world
 }
+
+/// Gives the workspace of [`ml_world`] a storage account, and so datastores.
+pub(crate) fn store(world: &mut World) {
+    let account = format!("{GROUP}/providers/Microsoft.Storage/storageAccounts/moatstore1");
+    world.put(&account, json!({})).unwrap();
+    let workspace = format!("{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/moatws");
+    world.put(&workspace, json!({"properties": {"storageAccount": account}})).unwrap();
+}

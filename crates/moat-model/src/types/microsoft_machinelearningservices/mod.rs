@@ -1,12 +1,16 @@
-//! `Microsoft.MachineLearningServices`: workspaces, their compute clusters, and what the service
-//! makes for those.
+//! `Microsoft.MachineLearningServices`: workspaces, their compute clusters and what the service makes for those;
+//! datastores, assets and jobs.
 
+pub mod assets;
 pub mod auto_network;
 pub mod compute_rules;
 pub mod computes;
 pub mod experiments;
+pub mod datastores;
+pub mod jobs;
 pub mod locations;
 pub mod nodes;
+mod pending_uploads;
 pub mod runs;
 pub mod snapshots;
 pub mod vm_sizes;

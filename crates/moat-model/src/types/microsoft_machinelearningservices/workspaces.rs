@@ -1,15 +1,16 @@
 //! `Microsoft.MachineLearningServices/workspaces`: the place that computes belong to (PROTOCOL 6.1).
 //!
-//! The storage account, vault and insights that a workspace names are kept as given and are not
-//! required to exist here. Datastores and jobs are not here yet.
+//! With its storage account come its datastores and their containers. A workspace without one is kept too: clusters
+//! live in it, but no job can be submitted.
 
 use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Value, json};
 
-use super::{API_VERSIONS, compute_rules};
+use super::{API_VERSIONS, compute_rules, datastores};
 use crate::refs;
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, TypeCtx, Write};
-use crate::types::shape;
+use crate::types::microsoft_storage::storage_accounts;
+use crate::types::{microsoft_containerregistry::registries, shape};
 
 /// The table entry.
 pub static TYPE: ResourceType = ResourceType {
@@ -22,8 +23,20 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "workspace-public-access", requirements: &[], check: public_access },
     ],
     complete,
+    on_write: |ctx, write, batch| {
+        datastores::make_system(ctx, write.id, &write.body, batch);
+        Ok(())
+    },
     render,
-    actions: &[Action { name: "checkComputeNameAvailability", run: check_compute_name }],
+    references: |body| {
+        refs::ids(body, &RESOURCES.map(|member| format!("properties.{member}")).each_ref().map(String::as_str))
+    },
+    actions: &[
+        Action { name: "checkComputeNameAvailability", run: check_compute_name },
+        Action { name: "listKeys", run: list_keys },
+        Action { name: "listNotebookKeys", run: notebook_keys },
+        Action { name: "diagnose", run: diagnose },
+    ],
     ..ResourceType::BLANK
 };
 
@@ -147,6 +160,73 @@ fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
             "lastModifiedAt": modified, "lastModifiedByType": "Application",
         }),
     );
+}
+
+/// The keys of what a workspace was made with.
+fn list_keys(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value) -> Result<ActionResult, ApiError> {
+    let body = &ctx.snapshot.get(id).ok_or_else(|| ApiError::not_found(id))?.body;
+    let companion = |member: &str| {
+        let text = document::str_at(body, &format!("properties.{member}"))?;
+        ctx.snapshot.get(&ResourceId::parse(text).ok()?)
+    };
+    let account = companion("storageAccount");
+    let key = account.and_then(|a| storage_accounts::keys(&a.body).into_iter().next());
+    let insights = companion("applicationInsights");
+    let instrumentation = insights.and_then(|i| document::str_at(&i.body, "properties.InstrumentationKey"));
+    let registry = companion("containerRegistry").and_then(|r| registries::credentials(&r.id, &r.body));
+    Ok(done(json!({
+        "userStorageKey": key.map(|k| k.reveal()),
+        "userStorageArmId": account.map(|a| a.id.as_str()),
+        "userStorageResourceId": account.map(|a| a.id.as_str()),
+        "appInsightsInstrumentationKey": instrumentation,
+        "containerRegistryCredentials": registry,
+        "notebookAccessKeys": null,
+    })))
+}
+
+fn notebook_keys(_: &TypeCtx<'_>, id: &ResourceId, _: &Value) -> Result<ActionResult, ApiError> {
+    // AZURE: wording not observed.
+    Err(ApiError::bad_request(
+        "NotebookResourceNotFound",
+        format!("The workspace '{}' has no notebook resource: hosted notebooks are not built.", id.name()),
+    ))
+}
+
+/// What a workspace needs and does not find.
+fn diagnose(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value) -> Result<ActionResult, ApiError> {
+    let body = &ctx.snapshot.get(id).ok_or_else(|| ApiError::not_found(id))?.body;
+    let mut results = serde_json::Map::new();
+    for (list, member) in [
+        ("storageAccountResults", "storageAccount"),
+        ("keyVaultResults", "keyVault"),
+        ("containerRegistryResults", "containerRegistry"),
+        ("applicationInsightsResults", "applicationInsights"),
+    ] {
+        let text = document::str_at(body, &format!("properties.{member}"));
+        let exists = text.and_then(|t| ResourceId::parse(t).ok()).is_some_and(|t| ctx.snapshot.get(&t).is_some());
+        let found = match text {
+            Some(text) if !exists => json!([{
+                "code": "ResourceNotFound", "level": "Error",
+                "message": format!("The workspace needs '{text}', which does not exist."),
+            }]),
+            _ => json!([]),
+        };
+        results.insert(list.to_owned(), found);
+    }
+    for list in [
+        "userDefinedRouteResults",
+        "networkSecurityRuleResults",
+        "resourceLockResults",
+        "dnsResolutionResults",
+        "otherResults",
+    ] {
+        results.insert(list.to_owned(), json!([]));
+    }
+    Ok(ActionResult { body: json!({ "value": results }), long_running: true, batch: Batch::default() })
+}
+
+fn done(body: Value) -> ActionResult {
+    ActionResult { body, long_running: false, batch: Batch::default() }
 }
 
 fn check_compute_name(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value) -> Result<ActionResult, ApiError> {

@@ -1,0 +1,3 @@
+//! `Microsoft.ContainerRegistry`.
+
+pub mod registries;

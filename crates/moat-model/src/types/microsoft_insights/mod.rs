@@ -1,0 +1,3 @@
+//! `Microsoft.Insights`.
+
+pub mod components;

@@ -1,0 +1,3 @@
+//! `Microsoft.KeyVault`.
+
+pub mod vaults;

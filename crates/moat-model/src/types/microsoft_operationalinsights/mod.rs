@@ -1,0 +1,3 @@
+//! `Microsoft.OperationalInsights`.
+
+pub mod workspaces;
