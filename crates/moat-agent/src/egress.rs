@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::ServerName;
 
 use crate::config::{AgentConfig, Destination, Mode};
 use crate::connect;
 use crate::dns;
 use crate::handshake::{self, Finding, Reach, Status};
+use crate::job::Jobs;
+use crate::tls;
 
 /// Pause between rounds while something is not reached.
 const ROUND_PAUSE_FAILING: Duration = Duration::from_secs(1);
@@ -46,9 +48,9 @@ impl Egress {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tries for ever. In simplified mode each round ends with a report to the Batch service.
-    pub fn run(&self, config: &AgentConfig) {
-        let tls = client_config(&config.ca_pem);
+    /// Tries for ever. In simplified mode each round ends with a report to the Batch service, with the run there is.
+    pub fn run(&self, config: &AgentConfig, jobs: &Jobs) {
+        let tls = tls::client_config(&config.ca_pem);
         loop {
             let mut healthy = true;
             for (index, destination) in config.destinations.iter().enumerate() {
@@ -65,7 +67,8 @@ impl Egress {
                     && index + 1 == config.destinations.len()
                     && let Some(connection) = connection
                 {
-                    let status = Status { node_id: config.node_id.clone(), findings: self.findings(), run: None };
+                    let node_id = config.node_id.clone();
+                    let status = Status { node_id, findings: self.findings(), run: jobs.report() };
                     let _ = report(connection, config, &status);
                 }
             }
@@ -75,21 +78,6 @@ impl Egress {
 }
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
-
-fn client_config(ca_pem: &str) -> Result<Arc<rustls::ClientConfig>, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|e| format!("the CA certificate cannot be read: {e}"))?;
-        roots.add(certificate).map_err(|e| format!("the CA certificate is refused: {e}"))?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
 
 fn attempt(
     destination: &Destination,

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::work::Order;
+
 /// Everything a node needs to run a job.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,7 +153,7 @@ pub struct Output {
     pub path: String,
     /// It is one file (`uri_file`), not a folder.
     pub file: bool,
-    /// To where.
+    /// To where. Of a file: its `prefix` is the name of the blob itself.
     pub destination: Prefix,
     /// Taken although the program failed (mount semantics; an `upload` is not).
     pub even_if_failed: bool,
@@ -173,4 +175,12 @@ pub struct Limits {
     pub log_bytes: u64,
     /// Size of one file the program may write.
     pub file_bytes: u64,
+}
+
+/// Answer to a report at `.../attempts/{attempt}/events`: an order, if there is one. An empty 204 means the same as none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    /// What the service wants of the run.
+    pub order: Option<Order>,
 }
