@@ -15,7 +15,7 @@ use crate::protocol::{self, AGENT_CONFIG_BYTES_MAX, Answer, Exit, Request, is_na
 use crate::run;
 use crate::run::beneath::Folder;
 use crate::world::process::{self, Locked};
-use crate::world::{NETNS_DIR, WorldError, cgroup, view};
+use crate::world::{NETNS_DIR, WorldError, cgroup, ids, view};
 use crate::{Applier, NsName, Observed, SocketSpec, Step};
 
 /// What runs on a node: takes its configuration, returns an exit code.
@@ -290,6 +290,9 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace, build: Option<
     workplace(place)?;
     view::resolver()?;
     view::protect_kernel()?;
+    if place.id.is_none() {
+        one_user()?;
+    }
     process::become_with(place.id, &[]).map_err(WorldError::step("dropping rights"))?;
     process::fence().map_err(WorldError::step("closing the ways past the network"))?;
     process::die_with_parent(None).map_err(WorldError::step("dying with the helper"))?;
@@ -298,6 +301,14 @@ fn enter(netns: &File, log: Option<&OwnedFd>, place: &AgentPlace, build: Option<
         process::redirect(number, out).map_err(WorldError::step("opening the log"))?;
     }
     Ok(())
+}
+
+/// Where the world has one user only, its 0: a user namespace in which that one has another number. A sandbox is made
+/// without rights, and the kernel lets nobody without them pass a 0 on.
+fn one_user() -> Result<(), WorldError> {
+    let outside = (nix::unistd::Uid::effective(), nix::unistd::Gid::effective());
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|source| WorldError::UserNamespace { source })?;
+    ids::map_own(ids::AGENT_ID, outside)
 }
 
 /// What an agent sees of the world's private directory: handles, taken before a directory of its own covers it.

@@ -174,6 +174,7 @@ fn expression(e: &Expression, ports_of: &str) -> String {
         }
         Expression::Established => "ct state established,related".to_owned(),
         Expression::Translated => "ct status dnat".to_owned(),
+        Expression::ConnectionsOver(count) => format!("ct count over {count}"),
         Expression::HashSlot { of, slot } => {
             format!("jhash ip saddr . th sport mod {of} seed {HASH_SEED:#x} {slot}")
         }

@@ -255,6 +255,8 @@ pub enum Expression {
     Established,
     /// Connection had its destination translated.
     Translated,
+    /// More connections than this have come to this rule and are still open.
+    ConnectionsOver(u32),
     /// Hash of source address and port modulo `of` equals `slot`.
     HashSlot {
         /// Modulus.

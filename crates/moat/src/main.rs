@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // What an environment that was killed could not remove itself (SECURITY.md, "What root does").
+    moat_host::world::cgroup::sweep();
     match cmd::run(cmd::Cli::parse()) {
         Ok(code) => code,
         Err(failure) => {

@@ -462,6 +462,9 @@ fn ct(b: &mut Builder, key: u32, bits: u32) {
     compare(b, CMP_NEQ, &[0; 4]);
 }
 
+/// `NFT_CONNLIMIT_F_INV`: matches above the count, not up to it.
+const CONNLIMIT_INVERTED: u32 = 1;
+
 fn expression(b: &mut Builder, e: &Expression) {
     let op = |not: &bool| if *not { CMP_NEQ } else { CMP_EQ };
     match e {
@@ -519,6 +522,9 @@ fn expression(b: &mut Builder, e: &Expression) {
         }
         Expression::Established => ct(b, 0, STATE_ESTABLISHED_OR_RELATED),
         Expression::Translated => ct(b, 2, STATUS_DNAT),
+        Expression::ConnectionsOver(count) => one(b, "connlimit", |b| {
+            b.be32(1, *count).be32(2, CONNLIMIT_INVERTED);
+        }),
         Expression::HashSlot { of, slot } => {
             load_all(b, &[Field::Source, Field::SourcePort]);
             one(b, "hash", |b| {

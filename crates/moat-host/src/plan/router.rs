@@ -32,6 +32,10 @@ const VIA_DETOUR: Ipv4Addr = Ipv4Addr::new(169, 254, 4, 2);
 /// Priority of `filter` and of `raw` chains.
 const FILTER: i32 = 0;
 const RAW: i32 = -300;
+/// Connections that one NIC has open at a time, in either direction of its packets but begun by it. The kernel's
+/// table of connections is one for the host (some 262,144 by default, and a connection takes a place in it at each
+/// router it crosses): one job cannot fill it, and no sane one comes near.
+const NIC_CONNECTIONS_MAX: u32 = 4_096;
 /// First number of routing tables and marks of ours: above those that tools know by name.
 const TABLE_FIRST: u32 = 1000;
 
@@ -324,6 +328,7 @@ impl Planner<'_> {
                 if let Some(stub) = lists.platform_stub(*nsg, *subnet) {
                     elements.platform.insert(link.clone(), stub);
                 }
+                elements.limit.insert(link.clone(), limit_chain(lists.table, link));
             }
             for e in &self.net.private_endpoints {
                 let home = self.net.subnet(e.subnet);
@@ -414,11 +419,26 @@ struct Stubs {
     out: BTreeMap<String, String>,
     inward: BTreeMap<String, String>,
     platform: BTreeMap<String, String>,
+    limit: BTreeMap<String, String>,
+}
+
+/// A chain that drops what one NIC begins beyond its share; the kernel counts in its one rule.
+fn limit_chain(table: &mut Table, link: &str) -> String {
+    let name = format!("count-{link}");
+    let rules = vec![drop_for(vec![Expression::ConnectionsOver(NIC_CONNECTIONS_MAX)], Reason::TooManyConnections)];
+    table.chains.insert(name.clone(), Chain { base: None, rules });
+    name
 }
 
 impl Stubs {
     fn write(self, table: &mut Table) {
-        for (name, map) in [("nic_out", self.out), ("nic_in", self.inward), ("nic_platform", self.platform)] {
+        let maps = [
+            ("nic_out", self.out),
+            ("nic_in", self.inward),
+            ("nic_platform", self.platform),
+            ("nic_limit", self.limit),
+        ];
+        for (name, map) in maps {
             let elements = map
                 .into_iter()
                 .map(|(l, stub)| Element {
@@ -456,6 +476,8 @@ fn chains(table: &mut Table, endpoints: &[(Ipv4Addr, String)], closed_peers: &[S
     use Expression::{Established, InSet, MarkFromMap, VerdictMap};
     let foreign = || InSet { fields: vec![Field::InLink, Field::Source], set: "bound".into(), not: true };
     let to_platform = || InSet { fields: vec![Field::Destination], set: "platform".into(), not: false };
+    // Last, so that only what would get a place in the kernel's table is counted.
+    let limited = || rule([VerdictMap { fields: vec![Field::InLink], map: "nic_limit".into() }]);
     let guard = vec![
         drop_for(
             vec![
@@ -486,12 +508,14 @@ fn chains(table: &mut Table, endpoints: &[(Ipv4Addr, String)], closed_peers: &[S
     forward.extend([
         rule([VerdictMap { fields: vec![Field::InLink], map: "nic_out".into() }]),
         rule([VerdictMap { fields: vec![Field::OutLink], map: "nic_in".into() }]),
+        limited(),
         rule([verdict(Verdict::Accept)]),
     ]);
     let mut input = vec![
         rule([link_is(Field::InLink, "lo"), verdict(Verdict::Accept)]),
         rule([Established, verdict(Verdict::Accept)]),
         rule([to_platform(), VerdictMap { fields: vec![Field::InLink], map: "nic_platform".into() }]),
+        rule([to_platform(), VerdictMap { fields: vec![Field::InLink], map: "nic_limit".into() }]),
         rule([to_platform(), verdict(Verdict::Accept)]),
         rule([VerdictMap { fields: vec![Field::InLink], map: "nic_out".into() }]),
     ];
@@ -500,7 +524,7 @@ fn chains(table: &mut Table, endpoints: &[(Ipv4Addr, String)], closed_peers: &[S
         let condition = Expression::AddressIn { field: Field::Destination, net, not: false };
         input.push(rule([condition, verdict(Verdict::Jump(slot.clone()))]));
     }
-    input.push(rule([verdict(Verdict::Accept)]));
+    input.extend([limited(), rule([verdict(Verdict::Accept)])]);
     let output = vec![
         rule([Established, verdict(Verdict::Accept)]),
         // Health probes and whatever else the platform begins meet the NIC's lists like any packet.

@@ -41,10 +41,12 @@ pub(super) enum Reason {
     NotPublic = 7,
     /// Platform source from outside.
     FalsePlatform = 8,
+    /// More connections of one NIC than the kernel's table has room for.
+    TooManyConnections = 9,
 }
 
 impl Reason {
-    const ALL: [(Reason, &'static str, Direction); 8] = [
+    const ALL: [(Reason, &'static str, Direction); 9] = [
         (Reason::SpoofedSource, "spoofed-source", Direction::Outbound),
         (Reason::ForeignSource, "foreign-source", Direction::Outbound),
         (Reason::ClosedByDefault, "closed-by-default", Direction::Inbound),
@@ -53,6 +55,7 @@ impl Reason {
         (Reason::ForwardedTraffic, "forwarded-traffic", Direction::Outbound),
         (Reason::NotPublic, "not-public", Direction::Outbound),
         (Reason::FalsePlatform, "false-platform-source", Direction::Inbound),
+        (Reason::TooManyConnections, "connection-limit", Direction::Outbound),
     ];
     /// Smallest number of a rule of an NSG.
     const RESERVED: u32 = 100;

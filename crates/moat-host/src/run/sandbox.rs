@@ -23,7 +23,7 @@ use super::spec::{Refusal, SandboxSpec};
 use super::tree::{self, USER_ID};
 use crate::netlink::{self, route};
 use crate::protocol;
-use crate::world::{WorldError, process};
+use crate::world::{WorldError, ids, process};
 
 /// Exit code of a sandbox that was never begun (EX_OSERR of sysexits.h).
 const EXIT_BROKEN: i32 = 71;
@@ -31,7 +31,8 @@ const EXIT_BROKEN: i32 = 71;
 const EXIT_NOT_FOUND: i32 = 127;
 /// A program that may not be started.
 const EXIT_NOT_RUNNABLE: i32 = 126;
-/// How much more than anything else a job is to be chosen when the machine's memory is short (0 to 1,000).
+
+/// How much more than by its size a process is to be chosen (0 to 1,000).
 const OOM_SCORE: &str = "500";
 
 /// What process 1 tells the launcher.
@@ -103,7 +104,9 @@ pub(super) fn run(
 fn settle(spec: &SandboxSpec, agent: (Uid, Gid), level: Level) -> Result<(), WorldError> {
     nix::unistd::setsid().map_err(WorldError::step("starting a session"))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&forwarded()), None).map_err(WorldError::step("blocking signals"))?;
-    map_ids(agent)?;
+    prefer_for_oom();
+    // One user, and no way to another.
+    ids::map_own(USER_ID, agent)?;
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(WorldError::step("hiding the control groups"))?;
     nix::unistd::sethostname(&spec.hostname).map_err(WorldError::step("naming the sandbox"))?;
     if spec.isolate_network {
@@ -124,25 +127,18 @@ fn settle(spec: &SandboxSpec, agent: (Uid, Gid), level: Level) -> Result<(), Wor
     process::die_with_parent(None).map_err(WorldError::step("dying with the launcher"))
 }
 
+/// When the machine's memory is short, a job is to go before anything else. A hint: where it is refused, the kernel
+/// chooses by size alone. Dumpable from here until the id maps are written, since the file belongs to who may dump.
+fn prefer_for_oom() {
+    let _ = nix::sys::prctl::set_dumpable(true);
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+}
+
 /// Never more than the caller itself may have.
 fn bound(resource: Resource, value: u64) -> nix::Result<()> {
     let (_, most) = nix::sys::resource::getrlimit(resource)?;
     let value = value.min(most);
     setrlimit(resource, value, value)
-}
-
-/// One user, and no way to another: `outside` are the ids of the agent.
-fn map_ids(outside: (Uid, Gid)) -> Result<(), WorldError> {
-    // The files below belong to whoever may dump this process.
-    let dumpable = |on| nix::sys::prctl::set_dumpable(on).map_err(WorldError::step("opening the id maps"));
-    let map = |file: &str, text: String| fs::write(file, text).map_err(|source| WorldError::IdMap { source });
-    dumpable(true)?;
-    map("/proc/self/setgroups", "deny".to_owned())?;
-    map("/proc/self/uid_map", format!("{USER_ID} {} 1", outside.0))?;
-    map("/proc/self/gid_map", format!("{USER_ID} {} 1", outside.1))?;
-    // A hint to the kernel: where it is refused, the order is another.
-    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    dumpable(false)
 }
 
 /// Starts the program; returns once it is another image, or why it is not.

@@ -48,6 +48,19 @@ impl IdMap {
     }
 }
 
+/// Maps the one user and group of this process's new user namespace: `inside` to what the process is outside.
+///
+/// The files for that belong to whoever may dump the process, so it can be dumped for this moment.
+pub(crate) fn map_own(inside: u32, outside: (Uid, Gid)) -> Result<(), WorldError> {
+    let dumpable = |on| nix::sys::prctl::set_dumpable(on).map_err(WorldError::step("opening the id maps"));
+    let map = |file: &str, text: String| std::fs::write(file, text).map_err(|source| WorldError::IdMap { source });
+    dumpable(true)?;
+    map("/proc/self/setgroups", "deny".to_owned())?;
+    map("/proc/self/uid_map", format!("{inside} {} 1", outside.0))?;
+    map("/proc/self/gid_map", format!("{inside} {} 1", outside.1))?;
+    dumpable(false)
+}
+
 /// What to map, before the namespace exists. `ranges` are uid and gid.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {

@@ -91,14 +91,16 @@ fn start<H: Hands>(
     }
 
     let (near, far) = UnixStream::pair().map_err(WorldError::step("making a socket pair"))?;
-    let helper_id = owners.helper;
+    let (helper_id, one_user) = (owners.helper, owners.agent.is_none());
     let (hide, disk_bytes) = (spec.hide.clone(), spec.job_disk_bytes);
     let place = helper::AgentPlace { id: owners.agent, hide, disk_bytes };
     let far_in_helper = far.try_clone().map_err(WorldError::step("making a socket pair"))?;
     let helper_pid = process::spawn(CloneFlags::empty(), move || {
         let _ = nix::sys::prctl::set_name(c"moat-helper");
         process::close_all_but(&[far_in_helper.as_fd()]);
-        if let Err(error) = take_place(helper_id, &HELPER_CAPS) {
+        // Where there is one user only, agents are moved to a namespace in which that one is not 0.
+        let more: &[Cap] = if one_user { &[Cap::Setfcap] } else { &[] };
+        if let Err(error) = take_place(helper_id, &[&HELPER_CAPS, more].concat()) {
             tracing::error!(%error, "the helper could not take its place");
             return EXIT_BROKEN;
         }

@@ -134,7 +134,7 @@ fn in_throw_away_world() -> Result<Vec<Finding>, WorldError> {
 }
 
 const MODULES: &str = "use a kernel with these modules, or load them as root: `modprobe -a veth nf_tables nft_ct nft_nat \
-                       nft_log nft_hash nfnetlink_log`";
+                       nft_log nft_hash nft_connlimit nfnetlink_log`";
 
 /// Runs as process 1 of the throw-away world.
 fn inside() -> Vec<Finding> {
@@ -235,6 +235,13 @@ fn network(mut applier: Applier) -> Vec<Finding> {
         (
             "nftables: connection tracking",
             vec![nft(vec![rule("forward", vec![Expression::Established, Expression::Verdict(Verdict::Accept)])])],
+        ),
+        (
+            "nftables: limit of connections",
+            vec![nft(vec![rule(
+                "forward",
+                vec![Expression::ConnectionsOver(1_000), Expression::Verdict(Verdict::Drop)],
+            )])],
         ),
         (
             "nftables: address translation",

@@ -123,6 +123,8 @@ pub enum Cap {
     NetRaw = 13,
     /// Mounts and namespaces.
     SysAdmin = 21,
+    /// Passing user 0 on to a namespace.
+    Setfcap = 31,
 }
 
 #[repr(C)]

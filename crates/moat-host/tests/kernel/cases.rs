@@ -29,6 +29,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("balancer_spreads_and_nat_rules_reach_one_nic", balancer),
     ("standard_addresses_are_closed_without_an_nsg", closed),
     ("nobody_sends_from_an_address_not_his", spoof),
+    ("one_nic_does_not_fill_the_table_of_connections", connection_limit),
     ("unassigned_addresses_lead_nowhere", unassigned),
     ("overlapping_vnets_do_not_meet", overlap),
     ("a_dual_stack_vnet_is_refused_and_the_others_work", dual_stack),
@@ -528,6 +529,34 @@ fn spoof() {
     // The same packet with the sender's own address arrives: the test can fail.
     let out = bed.send("a", Protocol::Udp, "10.1.2.4", 99, "c", 99);
     assert!(out.allowed(), "{out:?}");
+}
+
+/// Sent from one socket to port after port: each is a connection to the kernel.
+fn connection_limit() {
+    let (b, _, _) = small();
+    let mut bed = Bed::new(&b.net);
+    let source = SocketAddrV4::new(bed.address("a"), 34_000);
+    let socket = bed.bed.applier.socket_in(&bed.place("a"), &moat_host::SocketSpec::Udp { address: source }).unwrap();
+    let socket = std::net::UdpSocket::from(socket);
+    let to = bed.address("c");
+    let mut told = Vec::new();
+    let mut sent = 0u32;
+    // The kernel clears up while it counts, so the number is not exact; that there is one, is.
+    for port in 1_000..60_000 {
+        // What answers that nobody listens makes the next call say so; the packet went.
+        let _ = socket.send_to(b"x", SocketAddrV4::new(to, port));
+        sent += 1;
+        if port % 256 == 0 {
+            told.extend(bed.bed.take_logged().iter().filter_map(|(_, log)| log.rule()));
+            if !told.is_empty() {
+                break;
+            }
+        }
+    }
+    let names: Vec<&str> = told.iter().map(|(_, id)| bed.bed.plan.rule_ids[id].rule.as_str()).collect();
+    assert!(sent > 4_000 && names.iter().all(|name| *name == "connection-limit") && !names.is_empty(), "{sent}");
+    // The neighbour still begins connections.
+    bed.passes("b", "c", 7000);
 }
 
 fn unassigned() {

@@ -4,6 +4,7 @@
 //! Assertions are about behaviour (who reaches whom, what is logged), never about rule text.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, unreachable_pub, reason = "a test program")]
 
+mod attacks;
 mod bed;
 mod cases;
 mod jobs;
@@ -13,6 +14,11 @@ use moat_host::testbed::{Unavailable, in_world};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, attack] = &arguments[..]
+        && flag == attacks::FLAG
+    {
+        std::process::exit(attacks::run(attack));
+    }
     if arguments.iter().any(|a| a == "--list") {
         // No case is ignored; a runner that asks for those must not be given all of them.
         let ignored = arguments.iter().any(|a| a == "--ignored");
