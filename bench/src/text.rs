@@ -247,6 +247,7 @@ fn expression(e: &Expression) -> String {
         Expression::MarkFromMap { fields: f, map } => format!("meta mark set {} map @{map}", fields(f)),
         Expression::Established => "ct state established,related".to_owned(),
         Expression::Translated => "ct status dnat".to_owned(),
+        Expression::ConnectionsOver(count) => format!("ct count over {count}"),
         Expression::HashSlot { of, slot } => format!("jhash ip saddr . th sport mod {of} == {slot}"),
         Expression::Counter => "counter".to_owned(),
         Expression::Log { group, prefix } => format!("log prefix \"{prefix}\" group {group}"),
