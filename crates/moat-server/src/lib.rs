@@ -33,6 +33,7 @@ use std::sync::{Arc, OnceLock};
 
 use moat_model::Edition;
 use moat_store::tracking::Tracking;
+use moat_store::blobs::Blobs;
 use moat_store::{Store, StoreError};
 use tokio::sync::watch;
 
@@ -48,8 +49,8 @@ use services::table::Addresses;
 
 /// Worker threads: requests are short, deciding happens on the store's writer.
 const WORKERS: usize = 2;
-/// Threads for what blocks (key generation, requests to the helper); kept small for idle memory.
-const BLOCKING_THREADS_MAX: usize = 8;
+/// Threads for what blocks (key generation, requests to the helper, content of blobs); kept small for idle memory.
+const BLOCKING_THREADS_MAX: usize = 16;
 
 /// Time for calls into the helper to return when the server ends.
 const SHUTDOWN_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(2);
@@ -139,6 +140,8 @@ pub(crate) fn serve_with(
     let ServeConfig { env_name, edition, state_dir, listen, control, package_index } = config;
     let store = Store::open(&state_dir)?;
     let tracking = Tracking::open(&state_dir)?;
+    let now = parts.clock.clone();
+    let blobs = Blobs::open(&state_dir, move || now.now(), || random::uuid().simple().to_string())?;
     let environment = Environment::open(&env_name, edition, &state_dir, &store)?;
     if store.snapshot().seq() == 0 {
         let Environment { subscription, object_id, .. } = environment.clone();
@@ -153,6 +156,7 @@ pub(crate) fn serve_with(
         desk: Arc::new(reconcile::desk::Desk::new(store.clone(), &environment.tenant)),
         store,
         tracking,
+        blobs,
         authority,
         certificates,
         host,
@@ -189,6 +193,7 @@ pub(crate) fn serve_with(
         let loopback = listeners.add_https(OwnedFd::from(listen), OriginInfo::Loopback)?;
         control.set_nonblocking(true)?;
         let control = tokio::spawn(control::run(server.clone(), tokio::net::UnixListener::from_std(control)?));
+        let sweeper = tokio::spawn(services::blob::sweep::run(server.clone()));
         let running = match server.host.hands() {
             Some(hands) => Some(reconcile::start(&server, listeners.clone(), hands)?),
             None => None,
@@ -208,6 +213,7 @@ pub(crate) fn serve_with(
         drop(running);
         drop(loopback);
         control.abort();
+        sweeper.abort();
         Ok::<_, ServeError>(())
     })?;
     // Ends the connections; what was acknowledged is on disk already.

@@ -11,6 +11,7 @@ use moat_arm::{ApiError, Snapshot, document};
 use moat_control::Ctx;
 use moat_store::Store;
 use moat_store::tracking::Tracking;
+use moat_store::blobs::Blobs;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -46,6 +47,8 @@ pub struct Server {
     pub store: Store,
     /// What runs logged.
     pub tracking: Tracking,
+    /// What lies in containers.
+    pub blobs: Blobs,
     /// Tokens.
     pub authority: Authority,
     /// The certificate authority.

@@ -8,8 +8,11 @@
 //! - A failed commit changes nothing: not the file, not the working snapshot, not what is published.
 //! - One process writes a directory at a time; a lock file says so.
 //!
+//! Blobs are kept beside the documents, in [`blobs`], with the same promises.
+//!
 //! What a document means is not here, and neither is HTTP: a closure decides, this crate remembers.
 
+pub mod blobs;
 mod error;
 mod schema;
 mod sqlite;
@@ -26,7 +29,7 @@ use jiff::Timestamp;
 use moat_arm::{Batch, ResourceId, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use error::{SharedError, StoreError};
+pub use error::{CloneIo, SharedError, StoreError};
 pub use sqlite::{ChangeRow, Version};
 
 use writer::Job;

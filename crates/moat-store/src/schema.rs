@@ -12,30 +12,25 @@ use crate::error::StoreError;
 pub(crate) const MIGRATIONS: &[&str] =
     &[include_str!("migrations/0001_documents.sql"), include_str!("migrations/0002_history.sql")];
 
-/// Brings the database to the newest version, or says why not.
-pub(crate) fn migrate(db: &mut Connection, path: &std::path::Path, now: &Timestamp) -> Result<(), StoreError> {
-    migrate_to(db, path, now, MIGRATIONS.len())
-}
-
-/// [`migrate`], but no further than `newest`; the tests make old states with it.
-pub(crate) fn migrate_to(
+/// Runs those of `migrations` that the database has not seen, or says why not.
+pub(crate) fn migrate(
     db: &mut Connection,
     path: &std::path::Path,
     now: &Timestamp,
-    newest: usize,
+    migrations: &[&str],
 ) -> Result<(), StoreError> {
     // One transaction: a crash leaves the old version, never half of the new one.
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&tx, path)?;
-    if found as usize > MIGRATIONS.len() {
-        return Err(StoreError::NewerSchema { found, supported: MIGRATIONS.len() as u32 });
+    if found as usize > migrations.len() {
+        return Err(StoreError::NewerSchema { found, supported: migrations.len() as u32 });
     }
     if found == 0 {
         tx.execute_batch(
             "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY, applied TEXT NOT NULL);",
         )?;
     }
-    for (index, sql) in MIGRATIONS.iter().enumerate().take(newest).skip(found as usize) {
+    for (index, sql) in migrations.iter().enumerate().skip(found as usize) {
         tx.execute_batch(sql)?;
         tx.execute("INSERT INTO schema_version (version, applied) VALUES (?1, ?2)", (index + 1, now.to_string()))?;
     }

@@ -49,11 +49,9 @@ pub(crate) struct Database {
 impl Database {
     pub(crate) fn open(path: &Path, now: &Timestamp) -> Result<Self, StoreError> {
         let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        // FULL syncs the log at every commit: an acknowledged write survives a power loss.
-        db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "FULL")?;
+        make_durable(&db)?;
         db.pragma_update(None, "foreign_keys", "ON")?;
-        schema::migrate(&mut db, path, now)?;
+        schema::migrate(&mut db, path, now, schema::MIGRATIONS)?;
         Ok(Self { db, path: path.to_owned() })
     }
 
@@ -237,7 +235,13 @@ fn change_row(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<ChangeR
     Ok(ChangeRow { seq: row.get(first)?, audit, time })
 }
 
-fn connect(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
+/// FULL syncs the log at every commit: an acknowledged write survives a power loss.
+pub(crate) fn make_durable(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")
+}
+
+pub(crate) fn connect(path: &Path, mode: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let db = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_WAIT)?;
     Ok(db)

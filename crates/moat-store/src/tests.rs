@@ -152,7 +152,7 @@ fn an_old_state_is_migrated_and_a_newer_one_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(DATABASE_FILE);
     let mut db = rusqlite::Connection::open(&path).unwrap();
-    schema::migrate_to(&mut db, &path, &Timestamp::UNIX_EPOCH, 1).unwrap();
+    schema::migrate(&mut db, &path, &Timestamp::UNIX_EPOCH, &schema::MIGRATIONS[..1]).unwrap();
     db.execute("INSERT INTO documents VALUES (?1, ?2, '{\"v\":1}', 7, 7)", (id("a").key(), id("a").as_str())).unwrap();
     drop(db);
     let store = Store::open(dir.path()).unwrap();

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::reply::Reply;
-use super::request::Call;
+use super::reply::{HttpBody, Reply};
+use super::request::{Arriving, Call};
 use crate::random;
 use crate::server::Server;
 use crate::services::{self, Handler, table};
@@ -147,7 +145,7 @@ async fn request_answer(
     server: &Arc<Server>,
     connection: &Connection,
     request: hyper::Request<Incoming>,
-) -> hyper::Response<Full<Bytes>> {
+) -> hyper::Response<HttpBody> {
     let (parts, body) = request.into_parts();
     let client_id = parts.headers.get("x-ms-client-request-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let method = parts.method.clone();
@@ -156,14 +154,20 @@ async fn request_answer(
         Err(refusal) => refusal,
         Ok((host, handler)) => {
             let path = parts.uri.path().to_owned();
-            let reply = match Call::read(parts, body, host.clone(), origin(connection), connection.peer).await {
-                Err(error) => {
-                    // The rest of the body may still come; what follows it could not be told apart.
-                    Reply::error(error).with("Connection", "close")
-                }
-                Ok(call) => match (&connection.front, handler) {
-                    (Front::Imds { vnet }, _) => imds::answer(server, vnet, &call).await,
-                    (_, handler) => services::answer(server, handler, call).await,
+            let arriving =
+                Arriving { parts, body, host: host.clone(), origin: origin(connection), peer: connection.peer };
+            let reply = match &connection.front {
+                // Blobs are longer than anything else and are not read whole.
+                Front::Https(_) if handler == Handler::Blob => services::blob::answer(server, arriving).await,
+                front => match Call::read(arriving).await {
+                    Err(error) => {
+                        // The rest of the body may still come; what follows it could not be told apart.
+                        Reply::error(error).with("Connection", "close")
+                    }
+                    Ok(call) => match (front, handler) {
+                        (Front::Imds { vnet }, _) => imds::answer(server, vnet, &call).await,
+                        (_, handler) => services::answer(server, handler, call).await,
+                    },
                 },
             };
             // Neither query nor headers: both can carry secrets.

@@ -32,6 +32,21 @@ const BODY_DISCARD_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 /// Time a client has for sending its body.
 pub const BODY_READ_SECONDS_MAX: Duration = Duration::from_secs(30);
 
+/// A request whose body is still on its way.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    /// Method, target and headers.
+    pub(crate) parts: Parts,
+    /// What comes.
+    pub(crate) body: Incoming,
+    /// Host name, lower case, without port.
+    pub(crate) host: String,
+    /// From where.
+    pub(crate) origin: Origin,
+    /// Source address.
+    pub(crate) peer: SocketAddr,
+}
+
 /// A request, ready to be answered.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -65,13 +80,8 @@ impl std::fmt::Debug for Redacted {
 
 impl Call {
     /// Reads the body and decodes the target.
-    pub(crate) async fn read(
-        parts: Parts,
-        body: Incoming,
-        host: String,
-        origin: Origin,
-        peer: SocketAddr,
-    ) -> Result<Self, ApiError> {
+    pub(crate) async fn read(arriving: Arriving) -> Result<Self, ApiError> {
+        let Arriving { parts, body, host, origin, peer } = arriving;
         let method = method(&parts.method)?;
         let path = path(parts.uri.path())?;
         let query = parts.uri.query().map(query).unwrap_or_default();
@@ -162,7 +172,7 @@ fn path(raw: &str) -> Result<String, ApiError> {
 }
 
 /// A query string as a map; names lower-cased.
-fn query(raw: &str) -> BTreeMap<String, String> {
+pub(crate) fn query(raw: &str) -> BTreeMap<String, String> {
     pairs(raw).map(|(name, value)| (name.to_lowercase(), value)).rev().collect()
 }
 

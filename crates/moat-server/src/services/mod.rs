@@ -2,7 +2,7 @@
 
 pub mod table;
 
-mod blob;
+pub(crate) mod blob;
 mod graph;
 mod login;
 mod metadata;
@@ -39,7 +39,7 @@ pub enum Handler {
 
 /// Answers one call.
 pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Reply {
-    if matches!(handler, Handler::Blob | Handler::Telemetry | Handler::Registry | Handler::Absent)
+    if matches!(handler, Handler::Telemetry | Handler::Registry | Handler::Absent)
         && let Some(refusal) = crate::http::auth::foreign(server, &call).await
     {
         return refusal;
@@ -51,12 +51,12 @@ pub(crate) async fn answer(server: &Server, handler: Handler, call: Call) -> Rep
             None => crate::http::arm::answer(server, call).await,
         },
         Handler::Regional => regional::answer(server, call).await,
-        Handler::Blob => blob::answer(&call),
         Handler::Graph => graph::answer(server, &call).await,
         Handler::Telemetry => telemetry::answer(&call),
         Handler::BatchNodes => crate::http::nodes::answer(server, &call).await,
         Handler::Registry => registry::answer(server, &call),
-        Handler::Absent => Reply::error(moat_arm::ApiError::new(
+        // Blobs are answered before a body is read; whoever comes here asked for something else.
+        Handler::Blob | Handler::Absent => Reply::error(moat_arm::ApiError::new(
             404,
             "NotFound",
             format!("Moat emulates no service at `{}`.", call.host),

@@ -33,6 +33,8 @@ pub enum Audience {
     MachineLearning,
     /// Microsoft Graph.
     Graph,
+    /// Blob storage.
+    Storage,
     /// Whatever we issue tokens for: services that have nothing to give.
     Any,
 }
@@ -45,6 +47,7 @@ impl Audience {
                 &["https://management.azure.com", "https://management.core.windows.net", "https://ml.azure.com"]
             }
             Self::Graph => &["https://graph.microsoft.com", "00000003-0000-0000-c000-000000000000"],
+            Self::Storage => &["https://storage.azure.com"],
             Self::Any => RESOURCES,
         };
         // az asks for `https://management.core.windows.net/`, the SDKs leave the slash out.
