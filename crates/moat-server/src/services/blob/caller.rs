@@ -148,6 +148,15 @@ fn by_key(call: &BlobCall, account: &Stored, given: &str, now: Timestamp) -> Res
     }
 }
 
+/// Refuses a token that is not good for storage of this environment; no token is none.
+pub(super) async fn foreign(server: &Server, call: &BlobCall) -> Result<(), Refusal> {
+    let bearer = |header: &&str| header.trim().get(..7).is_some_and(|start| start.eq_ignore_ascii_case("bearer "));
+    match call.header("authorization").filter(bearer) {
+        Some(header) => by_token(server, header, server.clock.now()).await.map(|_| ()),
+        None => Ok(()),
+    }
+}
+
 async fn by_token(server: &Server, header: &str, now: Timestamp) -> Result<Caller, Refusal> {
     match server.authority.authenticate(Some(header), Audience::Storage, now).await {
         // A run's token is good for its own records only; the node gets signatures for its blobs.

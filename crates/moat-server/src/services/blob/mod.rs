@@ -60,7 +60,9 @@ async fn known(server: &Server, mut call: BlobCall) -> Reply {
     let snapshot = server.store.snapshot();
     let Some(account) = storage_accounts::find(&snapshot, &call.account).and_then(|d| snapshot.get(&d.id)).cloned()
     else {
-        return end(&mut call, Err(Refusal::account_not_found()), false).await;
+        // A token that is not ours is somebody's real one: say so, whatever it was sent to.
+        let foreign = caller::foreign(server, &call).await.err();
+        return end(&mut call, Err(foreign.unwrap_or_else(Refusal::account_not_found)), false).await;
     };
     // The account's network rules belong here: `call.origin` against `account`, before anybody is asked for a name.
     tracing::trace!(account = call.account, origin = ?call.origin, "blob call");
