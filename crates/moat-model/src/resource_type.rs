@@ -142,6 +142,8 @@ pub struct ResourceType {
     /// Whether what long-running actions of this type began is over, by the document; `None`: once the data plane has
     /// applied the commit.
     pub settled: Option<fn(&Value) -> bool>,
+    /// Status of the answer to a PUT that made the resource; some clients take no other than Azure's own.
+    pub created_status: u16,
     /// What is wrong with a name, as `checkNameAvailability` says it: reason and message.
     pub name_problem: fn(&str) -> Option<(&'static str, String)>,
     /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
@@ -182,6 +184,7 @@ impl ResourceType {
         on_demand: false,
         listed: |_, _| true,
         settled: None,
+        created_status: 201,
         name_problem: |_| None,
         inherit: |_, _| {},
         refusals: &[],

@@ -32,8 +32,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use moat_model::Edition;
-use moat_store::tracking::Tracking;
 use moat_store::blobs::Blobs;
+use moat_store::tracking::Tracking;
 use moat_store::{Store, StoreError};
 use tokio::sync::watch;
 

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use moat_arm::{ApiError, Snapshot, document};
 use moat_control::Ctx;
 use moat_store::Store;
-use moat_store::tracking::Tracking;
 use moat_store::blobs::Blobs;
+use moat_store::tracking::Tracking;
 use tokio::sync::watch;
 use uuid::Uuid;
 

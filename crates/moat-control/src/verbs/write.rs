@@ -94,7 +94,7 @@ pub(crate) fn document(w: &World<'_>, asked: &Asked<'_>) -> Result<Decision, Api
             None => return Err(super::get::not_found_child(&target)),
         },
     };
-    Ok(Decision { status: if created { 201 } else { 200 }, headers, body: Some(body), batch })
+    Ok(Decision { status: if created { target_kind.created_status } else { 200 }, headers, body: Some(body), batch })
 }
 
 /// `moat` holds what the platform keeps about a document (see [`body::PRIVATE`]): a client can

@@ -23,6 +23,8 @@ pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Storage/storageAccounts",
     api_versions: super::API_VERSIONS,
     completion: Completion::Sync,
+    // The management SDKs know 200 and 202 only.
+    created_status: 200,
     name_problem,
     inherit,
     refusals: &[
