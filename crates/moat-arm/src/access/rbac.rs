@@ -99,6 +99,37 @@ pub static BUILT_IN: &[BuiltInRole] = &[
         data_actions: &[],
     },
     BuiltInRole {
+        guid: "f6c7c914-8db3-469d-8ca1-694a8f32e121",
+        name: "AzureML Data Scientist",
+        description: "Does everything within a workspace but make, change or delete computes and the workspace itself.",
+        actions: &[
+            "Microsoft.MachineLearningServices/workspaces/*/read",
+            "Microsoft.MachineLearningServices/workspaces/*/action",
+            "Microsoft.MachineLearningServices/workspaces/*/delete",
+            "Microsoft.MachineLearningServices/workspaces/*/write",
+        ],
+        not_actions: &[
+            "Microsoft.MachineLearningServices/workspaces/delete",
+            "Microsoft.MachineLearningServices/workspaces/write",
+            "Microsoft.MachineLearningServices/workspaces/computes/*/write",
+            "Microsoft.MachineLearningServices/workspaces/computes/*/delete",
+            "Microsoft.MachineLearningServices/workspaces/computes/listKeys/action",
+            "Microsoft.MachineLearningServices/workspaces/listKeys/action",
+        ],
+        data_actions: &[],
+    },
+    BuiltInRole {
+        guid: "e503ece1-11d0-4e8e-8e2c-7a6c3bf38815",
+        name: "AzureML Compute Operator",
+        description: "Makes, changes and deletes computes of a workspace.",
+        actions: &[
+            "Microsoft.MachineLearningServices/workspaces/computes/*",
+            "Microsoft.MachineLearningServices/workspaces/notebooks/vm/*",
+        ],
+        not_actions: &[],
+        data_actions: &[],
+    },
+    BuiltInRole {
         guid: "17d1049b-9a84-46fb-8f53-869881c3d3ab",
         name: "Storage Account Contributor",
         description: "Manages storage accounts and their keys.",

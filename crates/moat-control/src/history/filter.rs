@@ -1,4 +1,5 @@
-//! The filters of `runs:query`: `(Status eq Completed) and (Tags/k eq v)`, values bare or in single quotes.
+//! The filters of `runs:query`: `(Status eq Completed) and (Tags/k eq v)`, values bare, in single quotes, or
+//! as JSON texts.
 //!
 //! A field or an operator that is not known is refused by name: an ignored condition would give too many runs.
 
@@ -136,6 +137,10 @@ fn words(text: &str) -> Vec<Word> {
             }
             words.push(Word { text: value, quoted: true });
             rest = &rest[end..];
+        } else if let Some((value, end)) = json_text(rest) {
+            // azureml-core writes values of tags and properties as JSON texts.
+            words.push(Word { text: value, quoted: true });
+            rest = &rest[end..];
         } else {
             let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '(' | ')')).unwrap_or(rest.len());
             words.push(Word { text: rest[..end].to_owned(), quoted: false });
@@ -144,6 +149,13 @@ fn words(text: &str) -> Vec<Word> {
         rest = rest.trim_start();
     }
     words
+}
+
+/// The JSON text that `rest` begins with, and its length.
+fn json_text(rest: &str) -> Option<(String, usize)> {
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+    let value = values.next()?.ok()?;
+    Some((value, values.byte_offset()))
 }
 
 struct Parser<'a> {
@@ -257,6 +269,7 @@ mod tests {
         assert!(fits(""));
         assert!(fits("(Status eq Completed)") && !fits("(Status eq Failed)"));
         assert!(fits("(Tags/a.b eq 'it''s') and (Tags/n ne null or Tags/n eq null)"));
+        assert!(fits(r#"((Tags/n eq "1") and (ParentRunId eq null))"#) && !fits(r#"Tags/n eq "2\\""#));
         assert!(fits("(RunType eq experiment or Properties/azureml.runsource eq experiment)"));
         assert!(fits("(ParentRunId eq null) and RunId eq r1 or RunId eq r2"));
         assert!(fits("(CreatedUtc ge 2026-11-23T09:00:00Z)") && !fits("CreatedUtc gt 2026-11-23 11:00:00+00:00"));

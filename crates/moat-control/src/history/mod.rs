@@ -10,6 +10,7 @@ pub mod filter;
 pub mod mlflow;
 pub mod render;
 pub mod runs;
+pub mod script;
 pub mod search;
 
 use std::sync::Arc;

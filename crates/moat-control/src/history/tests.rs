@@ -250,3 +250,45 @@ fn a_workspace_that_is_none_is_not_found() {
     let found = View::open(&lab.world.snapshot, &group, &lab.principal, &lab.world.ctx, Right::ReadRuns);
     assert_eq!(found.unwrap_err().code, "ResourceNotFound");
 }
+
+#[test]
+fn a_script_run_becomes_a_job_that_waits_for_its_cluster() {
+    use moat_model::types::microsoft_machinelearningservices::snapshots::{self, Contents};
+    let mut lab = Lab::new();
+    let mut batch = Batch::default();
+    batch.put(snapshots::document_id(&workspace(), "snap"), Contents::default().to_body());
+    let cluster = json!({"properties": {"computeType": "AmlCompute"}});
+    batch.put(workspace().child("computes", "cpucluster"), cluster);
+    batch.put(workspace().child("computes", "vm"), json!({"properties": {"computeType": "VirtualMachine"}}));
+    lab.commit(&batch);
+    let submitted = |change: Value| {
+        let mut definition = json!({"script": "t.py", "arguments": ["--a", 1], "target": "cpucluster", "framework": "Python", "communicator": "None",
+            "nodeCount": 1, "maxRunDurationSeconds": 60, "environment": {"name": "v1env"}});
+        definition.as_object_mut().unwrap().extend(map(change));
+        script::Submitted {
+            run: "v1exp_1_a".to_owned(),
+            experiment: "v1exp".to_owned(),
+            definition,
+            snapshot: Some("snap".to_owned()),
+            parent: None,
+        }
+    };
+    let (name, batch) = script::submit(&lab.view(), &submitted(json!({}))).unwrap();
+    lab.commit(&batch);
+    let body = lab.body(&name);
+    let run = Run::of(&body);
+    assert_eq!((run.kind, run.timeout_seconds, run.code_snapshot.as_deref()), (Kind::Script, Some(60), Some("snap")));
+    assert!(run.cluster.unwrap().ends_with("/computes/cpucluster"));
+    assert_eq!(
+        (&body["properties"]["command"], Status::of(&body)),
+        (&json!("python t.py --a 1"), Some(Status::NotStarted))
+    );
+    assert_eq!(experiments::find(&lab.view(), "v1exp").unwrap().name, "v1exp");
+    let said = |submitted: script::Submitted| script::submit(&lab.view(), &submitted).unwrap_err().to_string();
+    insta::assert_snapshot!(said(submitted(json!({}))), @"(RunAlreadyExists) There is a run 'v1exp_1_a' already.");
+    let other = |change: Value| script::Submitted { run: "other".to_owned(), ..submitted(change) };
+    insta::assert_snapshot!(said(other(json!({"target": "none"}))), @"(UserError) The compute target 'none' does not exist in workspace 'wsp'; name a cluster of it.");
+    insta::assert_snapshot!(said(other(json!({"target": "vm"}))), @"(UserError) The compute target 'vm' is of type VirtualMachine; runs need a cluster (AmlCompute).");
+    insta::assert_snapshot!(said(script::Submitted { snapshot: Some("no".to_owned()), ..other(json!({})) }), @"(UserError) There is no code snapshot 'no'.");
+    assert_eq!(Lab::new().by_run("r1", WS).open(Right::SubmitRuns).unwrap_err().status, 403);
+}

@@ -12,6 +12,7 @@ pub mod locations;
 pub mod nodes;
 mod pending_uploads;
 pub mod runs;
+pub mod script_runs;
 pub mod snapshots;
 pub mod vm_sizes;
 pub mod workspaces;

@@ -1,15 +1,16 @@
 //! `/execution/v1.0`: azureml-core submits a ScriptRun (PROTOCOL 6.7).
 
-use moat_arm::ApiError;
+use moat_arm::{ApiError, document};
 use moat_control::Method;
-use moat_control::history::{Right, runs};
-use serde_json::json;
+use moat_control::history::{Right, runs, script};
+use serde_json::{Value, json};
 
 use super::ask::{Ask, Fail};
 use crate::http::reply::Reply;
 
 pub(super) async fn answer(ask: &Ask<'_>, rest: &[&str]) -> Result<Reply, Fail> {
     match (ask.call.method, rest) {
+        (Method::Post, ["experiments", experiment, "snapshotrun"]) => submit(ask, experiment).await,
         (
             Method::Post,
             ["experiments", _, "run" | "localrun" | "localprepare" | "checkprepare" | "prepare" | "snapshotprepare"],
@@ -25,4 +26,17 @@ pub(super) async fn answer(ask: &Ask<'_>, rest: &[&str]) -> Result<Reply, Fail> 
         }
         _ => Err(Fail::Api(super::not_served(ask.call))),
     }
+}
+
+async fn submit(ask: &Ask<'_>, experiment: &str) -> Result<Reply, Fail> {
+    let body = ask.body()?;
+    let submitted = script::Submitted {
+        run: ask.query("runid").unwrap_or_default().to_owned(),
+        experiment: experiment.to_owned(),
+        definition: document::at(&body, "Configuration").cloned().unwrap_or(Value::Null),
+        snapshot: document::str_at(&body, "SnapshotId").map(str::to_owned),
+        parent: document::str_at(&body, "ParentRunId").map(str::to_owned),
+    };
+    let run = ask.write(Right::SubmitRuns, move |view| script::submit(view, &submitted)).await?;
+    Ok(Reply::json(200, &json!({"runId": run})))
 }
