@@ -105,7 +105,11 @@ fn job_type(given: Option<&str>) -> Result<(), ApiError> {
 }
 
 /// The cluster that a job names: by id, or by name as templates do.
-fn compute(snapshot: &Snapshot, workspace: &ResourceId, target: Option<&str>) -> Result<ResourceId, ApiError> {
+pub(super) fn compute(
+    snapshot: &Snapshot,
+    workspace: &ResourceId,
+    target: Option<&str>,
+) -> Result<ResourceId, ApiError> {
     let refused = |code: &str, why: String| refuse(code, why).with_target("properties.computeId");
     let Some(target) = target.filter(|t| !t.eq_ignore_ascii_case("serverless")) else {
         return Err(refused(

@@ -5,11 +5,12 @@
 //! nothing is accepted that cannot be carried out. What is not built is refused by name, never left out in silence.
 //! Not here: keys, signatures and addresses (the server adds them), and the environment (`crate::environment`).
 //!
-//! One file a kind of job: [`command`] for jobs of azure-ai-ml.
+//! One file a kind of job: [`command`] for jobs of azure-ai-ml, `script` for runs of azureml-core.
 
 pub mod command;
 mod data;
 mod expression;
+mod script;
 mod settings;
 mod variables;
 
@@ -115,7 +116,8 @@ pub fn plan(snapshot: &Snapshot, job: &Stored) -> Result<JobPlan, ApiError> {
 pub fn plan_of(snapshot: &Snapshot, id: &ResourceId, body: &Value) -> Result<JobPlan, ApiError> {
     match Run::of(body).kind {
         Kind::Command => command::plan(snapshot, id, body),
-        Kind::Script | Kind::Tracked => Err(refuse(
+        Kind::Script => script::plan(snapshot, id, body),
+        Kind::Tracked => Err(refuse(
             "JobTypeNotSupported",
             format!("The run '{}' is moved along by its client; there is nothing to schedule.", id.name()),
         )),
