@@ -224,7 +224,7 @@ impl Environment {
 
     /// Removes it from the disk. Only for the holder of the lock.
     pub(crate) fn purge(&self) -> Result<(), Failure> {
-        std::fs::remove_dir_all(&self.dir).map_err(|error| storage_failure(&self.dir, &error))
+        moat_host::world::remove_all(&self.dir).map_err(|error| storage_failure(&self.dir, &error))
     }
 }
 

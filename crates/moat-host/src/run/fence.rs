@@ -128,6 +128,8 @@ pub(super) fn filter() -> Program {
     }
     program.extend(when(libc::SYS_clone, refuse_any(0, NAMESPACES)));
     program.extend(when(libc::SYS_unshare, refuse_any(0, NAMESPACES | NEWTIME)));
+    program.extend(when(libc::SYS_setrlimit, core_limit(0)));
+    program.extend(when(libc::SYS_prlimit64, core_limit(1)));
     program.extend(when(libc::SYS_personality, personality()));
     program.extend(when(libc::SYS_ioctl, ioctl()));
     program.extend(when(libc::SYS_socket, socket()));
@@ -155,6 +157,23 @@ fn personality() -> Program {
         instruction(IF_EQUAL, PERSONALITY_ASK, 0, 1),
         ALLOW,
         refuse(libc::EPERM),
+    ]
+}
+
+/// The limit on core files is kept, even from being lowered (see `super::limits`). Many programs that guard secrets
+/// set it to 0; they are told that it is done. `resource` is the number of the argument, the new limit the next.
+fn core_limit(resource: u32) -> Program {
+    vec![
+        instruction(LOAD, at_argument(resource), 0, 0),
+        instruction(IF_EQUAL, libc::RLIMIT_CORE as u32, 1, 0),
+        ALLOW,
+        // Without a new limit it only asks.
+        instruction(LOAD, at_argument(resource + 1), 0, 0),
+        instruction(IF_EQUAL, 0, 0, 3),
+        instruction(LOAD, at_argument(resource + 1) + 4, 0, 0),
+        instruction(IF_EQUAL, 0, 0, 1),
+        ALLOW,
+        refuse(0),
     ]
 }
 
@@ -304,6 +323,19 @@ mod tests {
         check(libc::SYS_ioctl, &[0, 0x5412], Some(libc::EPERM));
         check(libc::SYS_ioctl, &[0, 1 << 32 | 0x5412], Some(libc::EPERM));
         check(libc::SYS_ioctl, &[0, 0x5413], None);
+    }
+
+    #[test]
+    fn the_limit_on_core_files_is_only_read() {
+        let (core, files) = (libc::RLIMIT_CORE as u64, libc::RLIMIT_NOFILE as u64);
+        for pointer in [1, 1 << 32, u64::MAX] {
+            check(libc::SYS_prlimit64, &[0, core, pointer], Some(0));
+            check(libc::SYS_prlimit64, &[0, 1 << 32 | core, pointer], Some(0));
+            check(libc::SYS_prlimit64, &[0, files, pointer], None);
+            check(libc::SYS_setrlimit, &[core, pointer], Some(0));
+            check(libc::SYS_setrlimit, &[files, pointer], None);
+        }
+        check(libc::SYS_prlimit64, &[0, core, 0], None);
     }
 
     #[test]

@@ -43,6 +43,9 @@ const ADDRESS_SPACE_TIMES: u64 = 4;
 /// Bytes in POSIX message queues, and of pages locked in memory: what distributions give.
 const MESSAGE_BYTES: u64 = 800 << 10;
 const LOCKED_BYTES: u64 = 8 << 20;
+/// Too little for a core file, and the one number (not 0) at which the kernel does not start the host's program for
+/// core dumps either, which would run as root outside. The filter of calls keeps it so.
+const CORE_BYTES: u64 = 1;
 /// Signals waiting.
 const SIGNALS_WAITING: u64 = 4_096;
 /// The kernel's period for a CPU quota, in microseconds.
@@ -51,7 +54,7 @@ const CPU_PERIOD: u64 = 100_000;
 /// What each process of the sandbox is bound to.
 pub(super) fn rlimits(limits: &SandboxLimits, level: Level) -> Vec<(Resource, u64)> {
     let mut all = vec![
-        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_CORE, CORE_BYTES),
         (Resource::RLIMIT_FSIZE, limits.file_bytes),
         (Resource::RLIMIT_NOFILE, u64::from(limits.open_files)),
         (Resource::RLIMIT_MEMLOCK, LOCKED_BYTES),

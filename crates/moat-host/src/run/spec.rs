@@ -67,7 +67,8 @@ pub struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxLimits {
-    /// Memory of all its processes, `/tmp` and `/dev/shm` included. By rlimits: of each process.
+    /// Memory of all its processes, and of the files that they write: `/tmp`, `/dev/shm` and the agent's space are
+    /// memory too. By rlimits: of each process, without files.
     pub memory_bytes: u64,
     /// CPUs, times 1,000. By rlimits: a lower priority only.
     pub cpu_milli: u32,

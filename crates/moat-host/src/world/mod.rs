@@ -192,6 +192,43 @@ fn begin(world: &World, wish: ids::Wish, data_dir: &Path, go_out: OwnedFd) -> Re
     File::from(go_out).write_all(&line).map_err(WorldError::step("starting the world"))
 }
 
+/// Removes a directory with all that is in it, also what belongs to other users of a world of this caller: only root
+/// of a namespace that has them may. The caller must have one thread.
+pub fn remove_all(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        other => return other,
+    }
+    let (go_in, go_out) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let far_end = go_out.as_raw_fd();
+    let wish = ids::Wish::of_caller();
+    let owner = dir.to_owned();
+    let removing = process::spawn(CloneFlags::CLONE_NEWUSER, move || {
+        let _ = nix::unistd::close(far_end);
+        let begun = std::io::Read::read_exact(&mut File::from(go_in), &mut [0]);
+        // The folder itself lies in one that may not be of this namespace; it is removed outside.
+        let entries = begun.and_then(|()| std::fs::read_dir(owner));
+        let removed = entries.and_then(|mut entries| {
+            entries.try_for_each(|entry| {
+                let entry = entry?;
+                let folder = entry.file_type()?.is_dir();
+                if folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) }
+            })
+        });
+        removed.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+    })?;
+    let mapped = wish.write(removing);
+    if mapped.is_ok() {
+        let _ = File::from(go_out).write_all(b"g");
+    } else {
+        drop(go_out);
+    }
+    match process::wait_code(removing) {
+        0 => std::fs::remove_dir_all(dir),
+        code => Err(std::io::Error::from_raw_os_error(code)),
+    }
+}
+
 fn prepare_data_dir(dir: &Path) -> Result<(), WorldError> {
     match std::fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

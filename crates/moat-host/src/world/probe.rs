@@ -145,6 +145,11 @@ fn inside() -> Vec<Finding> {
         text(view::make_private().and_then(|()| view::private_run())),
         "mounts inside a user namespace are needed: in a container, start it with `--security-opt seccomp=unconfined`",
     )];
+    let locked = process::lock_mount(Path::new("/run"), process::Locked::ReadOnly, true);
+    let locked = locked.and_then(|()| process::lock_mount(Path::new("/run"), process::Locked::Writable, true));
+    let locked = locked.map_err(WorldError::mount("a read-only view", "/run"));
+    let help = "jobs and node agents get locked views of files: use Linux 5.12 or newer";
+    found.push(Finding::of("locked mounts (mount_setattr)", Need::Required, text(locked), help));
     let proc = view::fresh_proc();
     let help = proc.as_ref().err().and_then(WorldError::help).unwrap_or_default();
     found.push(Finding::of("PID namespace with its own /proc", Need::Required, text(proc), &help));

@@ -90,7 +90,7 @@ fn calls() {
         ("group 0", libc::EINVAL, call!(SYS_setgid, 0)),
         ("groups", libc::EPERM, call!(SYS_setgroups, 0, NULL)),
         ("more open files", libc::EPERM, raise(libc::RLIMIT_NOFILE)),
-        ("core files", libc::EPERM, raise(libc::RLIMIT_CORE)),
+        ("core files, by more or less", 1, core_limit()),
         ("another priority", libc::EACCES, call!(SYS_setpriority, libc::PRIO_PROCESS, 0, -5)),
         ("dumping process 1's memory", libc::ENOENT, open(c"/proc/1/mem")),
     ];
@@ -108,6 +108,18 @@ fn raise(resource: libc::__rlimit_resource_t) -> i32 {
     let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the pointer is to a live value.
     code(unsafe { libc::setrlimit(resource, &raw const all) }.into())
+}
+
+/// Sets it, and says what it is then.
+fn core_limit() -> i32 {
+    raise(libc::RLIMIT_CORE);
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both pointers are to live values.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const limit);
+        libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit);
+    }
+    limit.rlim_max as i32
 }
 
 /// Types into its own terminal.

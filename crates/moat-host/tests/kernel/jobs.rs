@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use moat_host::run::beneath::{Flow, Folder, Found, Skipped};
-use moat_host::run::{Ended, Launcher, LimitHit, Mount, RunError, Running, SandboxLimits, SandboxSpec, WORK_DIR};
+use moat_host::run::{
+    ENVIRONMENTS_DIR, Ended, Launcher, LimitHit, Mount, RunError, Running, SandboxLimits, SandboxSpec, WORK_DIR,
+};
 use moat_host::world::{self, Failure, ServerSeat, WorldSpec, cgroup, process};
 use moat_host::{Applier, NsName, Step};
 use nix::sched::CloneFlags;
@@ -24,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 192 << 20;
 /// This program where the agent has it.
 const TOOL: &str = "/run/moat/work/tool";
+
+/// An environment that is there, and the one that the agent may write.
+const BUILT: &str = "built-1";
+const BUILDING: &str = "building-2";
 
 /// What a case has.
 pub struct Node {
@@ -57,6 +63,7 @@ pub const ALL: &[(&str, Case)] = &[
     ("job_leads_nobody_elsewhere_by_its_outputs", outputs),
     ("job_has_the_network_of_its_node_or_none", network),
     ("job_says_by_what_its_limits_hold", levels),
+    ("job_writes_no_environment_but_the_one_it_builds", builds),
     ("job_in_python_works", pythons),
 ];
 
@@ -111,7 +118,14 @@ fn serve(seat: ServerSeat, case: &str) -> Result<(), Failure> {
     let fail = |error: moat_host::HostError| Failure::bare(chain(&error));
     let ns = NsName::from("n-1");
     seat.host.apply(vec![Step::CreateNs { ns: ns.clone(), sysctls: BTreeMap::new() }]).map_err(fail)?;
-    seat.host.spawn(&ns, "node", case.to_owned(), Some(std::io::stderr().as_fd())).map_err(fail)?;
+    let environments = seat.state_dir.join(world::ENVIRONMENTS);
+    for (name, mode) in [(BUILT, 0o755), (BUILDING, 0o777)] {
+        std::fs::create_dir(environments.join(name)).unwrap();
+        std::fs::write(environments.join(name).join("old"), "old\n").unwrap();
+        std::fs::set_permissions(environments.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let log = std::io::stderr();
+    seat.host.spawn_builder(&ns, "node", case.to_owned(), BUILDING, Some(log.as_fd())).map_err(fail)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match seat.host.exited().map_err(fail)?.first().map(|exit| exit.code) {
@@ -121,6 +135,12 @@ fn serve(seat: ServerSeat, case: &str) -> Result<(), Failure> {
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+    // What agents leave in an environment is another user's, and still goes.
+    std::fs::remove_file(environments.join(BUILDING).join("old")).unwrap();
+    seat.host.clear_environment(BUILDING).map_err(fail)?;
+    std::fs::remove_dir(environments.join(BUILDING)).unwrap();
+    assert!(seat.host.clear_environment("../data").is_err());
+    assert!(seat.host.clear_environment("none").is_err());
     seat.ready.ready();
     Ok(())
 }
@@ -497,6 +517,21 @@ fn levels(node: &Node) {
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("job-")).count()
     };
     assert_eq!(left("memory") + left("pids") + left("cpu") + left(cgroup::UNIFIED), 0, "its groups ended with it");
+}
+
+fn builds(node: &Node) {
+    let at =
+        |name: &str, to: &str| Mount { from: Path::new(ENVIRONMENTS_DIR).join(name), to: to.into(), read_only: false };
+    let mut spec = node.spec(
+        "cat /built/old; (echo x > /built/x) 2>&1 | grep -c 'Read-only'; mkdir /building/bin && echo y > /building/bin/y; \
+         chmod 500 /building/bin; cat /building/bin/y; ls / | grep built",
+    );
+    // Asked to be writable both: what is not the agent's to write stays as it is.
+    spec.mounts.extend([at(BUILT, "/built"), at(BUILDING, "/building")]);
+    assert_eq!(node.run(&spec).text, "old\n1\ny\nbuilt\n");
+    let listed = std::fs::read_dir(ENVIRONMENTS_DIR).map(|entries| entries.count());
+    let one_user = std::fs::metadata(WORK_DIR).unwrap().uid() == std::fs::metadata(ENVIRONMENTS_DIR).unwrap().uid();
+    assert!(one_user || listed.is_err(), "names are not to be listed by another user");
 }
 
 fn pythons(node: &Node) {

@@ -340,7 +340,7 @@ impl TemporaryRoot {
     }
     fn remove(mut self) -> Result<(), Failure> {
         let path = std::mem::take(&mut self.0);
-        std::fs::remove_dir_all(&path).map_err(|error| storage_failure(&path, &error))
+        world::remove_all(&path).map_err(|error| storage_failure(&path, &error))
     }
 }
 
