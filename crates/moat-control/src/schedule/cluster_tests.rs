@@ -32,7 +32,7 @@ impl World {
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             steps: 0,
             observed: Observed::default(),
-            plan: super::job::plan,
+            plan: super::job_tests::read,
         };
         let sub = "00000000-0000-0000-0000-000000000001";
         world.snapshot.apply(&crate::bootstrap(sub, OWNER, "00000000-0000-0000-0000-0000000000aa"));

@@ -10,13 +10,14 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use moat_arm::{Batch, ResourceId, Snapshot, Stored, document};
-use moat_model::environment::Offer;
+use moat_arm::{ApiError, Batch, ResourceId, Snapshot, Stored, document};
+use moat_model::environment::{self, Offer};
+use moat_model::jobs;
 use moat_model::types::microsoft_machinelearningservices::auto_network as auto;
 use moat_model::types::microsoft_machinelearningservices::runs::{JOB_TYPE, Kind, Run, RunError, Status};
 use serde_json::json;
 
-use super::cluster::{COMPUTE, NO_NODE_SINCE, RESIZE_TIMEOUT};
+use super::cluster::{NO_NODE_SINCE, RESIZE_TIMEOUT};
 use super::observed::{AgentSeen, Build, End, NodeVerdict, Observed, Phase, RunSeen};
 use super::order::RUN_JOB;
 use crate::request::Ctx;
@@ -55,39 +56,15 @@ pub struct Plan {
 pub type Planner = fn(&Snapshot, &Stored, &Offer) -> Result<Plan, RunError>;
 
 /// The [`Planner`] of the service.
-pub fn plan(snapshot: &Snapshot, job: &Stored, _: &Offer) -> Result<Plan, RunError> {
-    let refuse = |code: &str, message: String| RunError { code: code.to_owned(), message, phase: String::new() };
-    let text = |path: &str| document::str_at(&job.body, path).filter(|t| !t.is_empty());
-    let Some(target) = text("properties.computeId") else {
-        return Err(refuse(
-            "ComputeMissing",
-            "The job names no compute. This environment has no serverless compute: name a compute cluster.".to_owned(),
-        ));
-    };
-    let id = match ResourceId::parse(target) {
-        Ok(id) => Some(id),
-        Err(_) => job.id.parent().map(|workspace| workspace.child("computes", target.trim_start_matches("azureml:"))),
-    };
-    let stored = id.as_ref().and_then(|id| snapshot.get(id));
-    let Some(cluster) = stored.filter(|d| d.id.resource_type().eq_ignore_ascii_case(COMPUTE)) else {
-        return Err(refuse("ComputeNotFound", format!("The compute `{target}` that the job names does not exist.")));
-    };
-    let kind = document::str_at(&cluster.body, "properties.computeType").unwrap_or_default();
-    if !kind.eq_ignore_ascii_case("AmlCompute") {
-        return Err(refuse(
-            "ComputeUnsupported",
-            format!(
-                "The compute `{}` is of type {kind}; jobs run on compute clusters (AmlCompute).",
-                cluster.id.name()
-            ),
-        ));
-    }
-    let timeout = text("properties.limits.timeout").and_then(|t| t.parse::<SignedDuration>().ok());
+pub fn plan(snapshot: &Snapshot, job: &Stored, offer: &Offer) -> Result<Plan, RunError> {
+    let refused = |e: ApiError| RunError { code: e.code, message: e.message, phase: String::new() };
+    let plan = jobs::plan(snapshot, job).map_err(refused)?;
+    let environment = environment::of_job(snapshot, job, offer).map_err(refused)?;
     Ok(Plan {
-        cluster: cluster.id.clone(),
-        environment: None,
-        timeout_seconds: timeout.and_then(|t| u64::try_from(t.as_secs()).ok()),
-        priority: document::u64_at(&job.body, "properties.queueSettings.priority").unwrap_or(0),
+        cluster: plan.compute,
+        environment: environment.build.map(|build| build.hash),
+        timeout_seconds: plan.timeout_seconds,
+        priority: plan.priority,
     })
 }
 

@@ -1,7 +1,8 @@
 //! Jobs over time, with every race that two ways of reporting and a node that may go at any moment can make.
 
 use jiff::SignedDuration;
-use moat_arm::{Batch, ResourceId, document};
+use moat_arm::{Batch, ResourceId, Snapshot, Stored, document};
+use moat_model::environment::Offer;
 use moat_model::types::microsoft_machinelearningservices::runs::{JOB_TYPE, Kind, Run, RunError, Status};
 use serde_json::{Value, json};
 
@@ -15,6 +16,19 @@ const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 fn id(name: &str) -> ResourceId {
     ResourceId::parse(&format!("{SUB}{WORKSPACE}")).unwrap().child("jobs", name)
+}
+
+/// A job as these tests write it; what real ones ask for is the business of `moat_model::jobs` and its tests.
+pub(super) fn read(_: &Snapshot, job: &Stored, _: &Offer) -> Result<Plan, RunError> {
+    let text = |path: &str| document::str_at(&job.body, path);
+    let missing = || RunError { code: "ComputeMissing".to_owned(), ..RunError::default() };
+    let timeout = text("properties.limits.timeout").map(|t| t.parse::<SignedDuration>().unwrap().as_secs());
+    Ok(Plan {
+        cluster: ResourceId::parse(text("properties.computeId").ok_or_else(missing)?).unwrap(),
+        environment: None,
+        timeout_seconds: timeout.map(|t| u64::try_from(t).unwrap()),
+        priority: document::u64_at(&job.body, "properties.queueSettings.priority").unwrap_or(0),
+    })
 }
 
 impl World {
@@ -240,9 +254,7 @@ fn jobs_and_people_ask_for_nodes_together() {
 fn a_job_that_cannot_run_fails_at_once_and_says_why() {
     let mut world = World::with_jobs(1, &[]);
     world.submit("nowhere", json!({"computeId": null}));
-    world.submit("gone", json!({"computeId": format!("{SUB}{WORKSPACE}/computes/other")}));
-    assert_eq!(world.error("nowhere").code, "ComputeMissing");
-    assert_eq!((world.status("gone"), world.error("gone").code.as_str()), (Status::Failed, "ComputeNotFound"));
+    assert_eq!((world.status("nowhere"), world.error("nowhere").code.as_str()), (Status::Failed, "ComputeMissing"));
     assert!(world.nodes().is_empty());
 }
 
@@ -256,7 +268,7 @@ fn runs_that_others_move_are_left_alone() {
     assert_eq!(world.body("tracked"), body);
 }
 
-fn built(_: &moat_arm::Snapshot, _: &moat_arm::Stored, _: &moat_model::environment::Offer) -> Result<Plan, RunError> {
+fn built(_: &Snapshot, _: &Stored, _: &Offer) -> Result<Plan, RunError> {
     Ok(Plan { cluster: cluster(), environment: Some("e1".to_owned()), timeout_seconds: None, priority: 0 })
 }
 

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use moat_agent::handshake::{
     ASSERTION_TYPE, Finding, Reach, RunAssertion, Status as NodeStatus, WorkAnswer, WorkAsk, report_code,
 };
+use moat_agent::spec::RunSpec;
 use moat_agent::work::{Order, Outcome, Phase, RunReport, Ticket};
 use moat_arm::{Batch, ResourceId, document};
 use moat_control::schedule;
 use moat_control::schedule::observed::NodeVerdict;
 use moat_model::types::microsoft_machinelearningservices::runs::{Run, Status};
+use moat_model::types::microsoft_storage::storage_accounts;
 use serde_json::{Value, json};
 
 use super::Harness;
@@ -38,7 +41,7 @@ impl World {
         batch.put(
             cluster,
             json!({"location": "westus2", "properties": {"computeType": "AmlCompute", "provisioningState": "Succeeded",
-                "properties": {"scaleSettings": {"minNodeCount": 1, "maxNodeCount": 1}}}}),
+                "properties": {"vmSize": "STANDARD_D2_V2", "scaleSettings": {"minNodeCount": 1, "maxNodeCount": 1}}}}),
         );
         batch.put(node.clone(), json!({"properties": {"index": 0, "state": "idle", "privateIpAddress": "10.0.0.4"}}));
         server.ready.server.store.submit_blocking(move |_| (batch, ())).unwrap();
@@ -61,10 +64,12 @@ impl World {
         self.workspace.child("jobs", name)
     }
 
+    /// A job that waits for a node.
     fn submit(&self, name: &str) {
-        let mut body = json!({"properties": {"jobType": "Command", "command": "true", "status": "NotStarted",
-            "computeId": self.workspace.child("computes", "cpu").as_str()}});
-        Run::default().put(&mut body);
+        let cluster = self.workspace.child("computes", "cpu").to_string();
+        let mut body = json!({"properties": {"jobType": "Command", "computeId": cluster}});
+        Run { cluster: Some(cluster), created: Some(Timestamp::now()), ..Run::default() }.put(&mut body);
+        Status::Queued.put(&mut body);
         self.write(name, body);
         self.step();
     }
@@ -295,6 +300,56 @@ fn a_runs_token_opens_its_own_attempt_and_nothing_else() {
     Status::Running.put(&mut body);
     world.write("j", body);
     assert_eq!(event_at(&world.events(&workspace, "j", 1)), 403, "while the next attempt runs");
+}
+
+#[test]
+fn a_specification_is_the_plan_with_signatures_of_its_own_prefixes() {
+    let world = World::new();
+    let put = |id: &str, version: &str, body: &Value| {
+        let answer = world.server.arm("PUT", &format!("{id}?api-version={version}"), Some(body));
+        assert!(answer.status < 300, "{id}: {}", answer.text());
+    };
+    let group = world.workspace.parent_group();
+    let account = format!("{group}/providers/Microsoft.Storage/storageAccounts/specacct");
+    put(&account, "2023-05-01", &json!({"location": "westus2", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}}));
+    let workspace = world.workspace.to_string();
+    put(&workspace, "2023-04-01", &json!({"location": "westus2", "properties": {"storageAccount": account}}));
+    let image = json!({"properties": {"image": "mcr.microsoft.com/azureml/base:1"}});
+    put(&format!("{workspace}/environments/e/versions/1"), "2023-04-01", &image);
+    let job = json!({"properties": {"jobType": "Command", "command": "echo hi", "experimentName": "x",
+        "computeId": world.workspace.child("computes", "cpu").as_str(), "limits": {"jobLimitsType": "Command", "timeout": "PT1H"},
+        "environmentId": format!("{workspace}/environments/e/versions/1"),
+        "outputs": {"model": {"jobOutputType": "uri_folder"}}}});
+    put(world.job("j").as_str(), "2023-04-01", &job);
+    assert_eq!(world.status("j"), Status::Starting, "{}", world.body("j"));
+    let token = world.token("j");
+    let url = world.events(&workspace, "j", 1).replace("/events", "");
+    let answer = world.with(&token, "GET", &url, "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let spec: RunSpec = serde_json::from_value(answer.json()).unwrap();
+    assert_eq!(spec.program, ["/bin/bash", "-c", "echo hi"]);
+    assert_eq!(spec.environment.image.as_ref().unwrap().host, "mcr.microsoft.com");
+    assert_eq!((spec.environment.folder.as_deref(), spec.limits.timeout_seconds), (None, Some(3600)));
+    assert_eq!(
+        (spec.artifacts.host.as_str(), spec.artifacts.prefix.as_str()),
+        ("specacct.blob.core.windows.net", "ExperimentRun/dcid.j")
+    );
+    for part in ["sr=d", "sdd=2", "sp=racwl", "spr=https"] {
+        assert!(spec.artifacts.sas.split('&').any(|p| p == part), "{part} is not in {}", spec.artifacts.sas);
+    }
+    let output = &spec.outputs[0];
+    assert!(output.destination.sas.contains("sr=d") && output.path.ends_with("/model"), "{output:?}");
+    // The account's keys stay where they are, and no log gets the signatures.
+    let snapshot = world.server.ready.server.store.snapshot();
+    let stored = snapshot.get(&ResourceId::parse(&account).unwrap()).unwrap();
+    for key in storage_accounts::keys(&stored.body) {
+        assert!(!answer.text().contains(&key.reveal()));
+    }
+    assert!(!format!("{spec:?}").contains("sig=") && !format!("{:?}", spec.artifacts).contains("sig="));
+    // Only that attempt's token.
+    assert_eq!(world.with(&token, "GET", &url.replace("attempts/1", "attempts/2"), "").status, 403);
+    let own = world.server.token("https://management.azure.com");
+    assert_eq!(world.with(&own, "GET", &url, "").status, 403);
 }
 
 #[test]

@@ -66,6 +66,14 @@ pub static ALL: &[VmSize] = &[
     size("Standard_NC4as_T4_v3", "Standard NCASv3_T4 Family", 4, 1, 28.0, 180224, true),
 ];
 
+impl VmSize {
+    /// Memory in bytes. Published figures are whole tenths of a GiB at the finest.
+    pub fn memory_bytes(&self) -> u64 {
+        // Positive and far below 2^53, so nothing is lost.
+        (self.memory_gb * 1024.0) as u64 * 1024 * 1024
+    }
+}
+
 /// The size with this name.
 pub fn find(name: &str) -> Option<&'static VmSize> {
     ALL.iter().find(|s| s.name.eq_ignore_ascii_case(name))
@@ -101,6 +109,7 @@ mod tests {
     #[test]
     fn names_are_found_in_any_case_and_are_unique() {
         assert_eq!(find("standard_ds3_V2").map(|s| s.vcpus), Some(4));
+        assert_eq!(find("Standard_D1_v2").map(VmSize::memory_bytes), Some(3584 << 20));
         let mut names: Vec<String> = ALL.iter().map(|s| s.name.to_lowercase()).collect();
         names.sort_unstable();
         names.dedup();

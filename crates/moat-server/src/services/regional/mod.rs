@@ -14,6 +14,7 @@ mod metrics;
 mod mlflow;
 mod node;
 mod resource_provider;
+mod spec;
 
 use moat_arm::ApiError;
 use moat_control::Method;

@@ -7,8 +7,10 @@
 use moat_agent::work::RunReport;
 use moat_arm::{ApiError, ResourceId};
 use moat_control::{Method, RunScope};
+use moat_model::jobs::Place;
 use serde_json::json;
 
+use super::spec::Writer;
 use crate::http::auth;
 use crate::http::reply::Reply;
 use crate::http::request::Call;
@@ -39,6 +41,7 @@ pub(super) async fn answer(server: &Server, call: &Call) -> Reply {
         }
     }
     match (call.method, rest.as_str()) {
+        (Method::Get, "") => specification(server, &asked),
         (Method::Post, "events") => events(server, call, &asked),
         _ => not_found(call),
     }
@@ -60,6 +63,23 @@ fn asked(path: &str) -> Option<(RunScope, String)> {
 fn is_same(token: &RunScope, asked: &RunScope) -> bool {
     let id = |scope: &RunScope| ResourceId::parse(&scope.workspace).ok();
     token.run == asked.run && token.attempt == asked.attempt && id(token).is_some() && id(token) == id(asked)
+}
+
+/// What to run.
+fn specification(server: &Server, scope: &RunScope) -> Reply {
+    let snapshot = server.store.snapshot();
+    let job = ResourceId::parse(&scope.workspace).ok().map(|workspace| workspace.child("jobs", &scope.run));
+    let Some(job) = job.and_then(|id| snapshot.get(&id).cloned()) else {
+        return Reply::error(ApiError::new(404, "NotFound", format!("There is no run `{}`.", scope.run)));
+    };
+    // No file is kept before the blob service is there, so what may be either is a folder.
+    let is_blob = |_: &Place| false;
+    let writer = Writer { snapshot: &snapshot, offer: &server.offer, now: server.clock.now(), is_blob: &is_blob };
+    match writer.write(&job) {
+        // It holds signatures: nobody on the way keeps it.
+        Ok(specification) => Reply::json(200, &json!(specification)).with("Cache-Control", "no-store"),
+        Err(error) => Reply::error(error),
+    }
 }
 
 /// Progress of the run; the answer is what the node is to be told.
