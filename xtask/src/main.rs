@@ -6,6 +6,7 @@ mod demo;
 mod differential;
 mod environment;
 mod https;
+mod jobs;
 mod replay;
 #[cfg(test)]
 mod requirements;
@@ -35,6 +36,8 @@ enum Command {
     Crash(crash::Args),
     /// Run many jobs, cancel some, kill nodes and the server, and check that every job ends in a true state.
     Soak(soak::Args),
+    /// Submit job files of others and hold what becomes of them against docs/jobs.md.
+    Jobs(jobs::Args),
     /// Run the demo, whole and broken on purpose.
     Demo,
     /// Replay recordings of Azure against a fresh Moat and compare the answers.
@@ -51,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Differential(args) => differential::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
         Command::Demo => demo::run(),
         Command::Replay(args) => replay::run(&args),
         Command::Scenarios(args) => scenarios::run(&args),

@@ -111,9 +111,13 @@ impl<'a> Evaluator<'a> {
                 }
                 None => None,
             };
-            let value = match value {
+            let default = declaration.members().iter().find(|m| m.name.eq_ignore_ascii_case("defaultValue"));
+            // azure-ai-ml sends `null` for what it does not set, and gets the default; only a parameter that may be
+            // null is null then.
+            let said = |v: &Node| v.kind != Kind::Null || default.is_none() || nullable(declaration);
+            let value = match value.filter(said) {
                 Some(v) => v,
-                None => match declaration.members().iter().find(|m| m.name.eq_ignore_ascii_case("defaultValue")) {
+                None => match default {
                     Some(m) => self.value(&m.value)?,
                     None if nullable(declaration) => Node::new(Kind::Null, span),
                     None => {

@@ -233,13 +233,16 @@ impl Walk<'_, '_> {
                     .ok_or_else(|| Failure::new(written.span, "the `condition` of a resource is no boolean"))?
             }
         };
-        let mut depends = self.depends(node)?;
         if let Some((parent_kind, parent_name, parent_active)) = parent {
             if !kind.contains('/') || !kind.split('/').next().unwrap_or_default().contains('.') {
                 kind = format!("{parent_kind}/{kind}");
                 name = format!("{parent_name}/{name}");
             }
             active = active && parent_active;
+        }
+        // Of what is left out nothing else is read: templates name such resources by parameters that nobody gave.
+        let mut depends = if active { self.depends(node)? } else { Vec::new() };
+        if let Some((parent_kind, parent_name, _)) = parent {
             depends.push((format!("{parent_kind}/{parent_name}"), node.span));
         }
         let type_span = node.get("type").map_or(node.span, |t| t.span);
@@ -247,7 +250,11 @@ impl Walk<'_, '_> {
             Some(scope) => self.extended(&scope, node.span)?,
             None => self.scope.clone(),
         };
-        let id = id_of(&scope, &kind, &name, type_span)?;
+        let id = match id_of(&scope, &kind, &name, type_span) {
+            Ok(id) => id,
+            Err(_) if !active => return Ok(()),
+            Err(wrong) => return Err(wrong),
+        };
         let api_version = self.text(node, "apiVersion")?.unwrap_or_default();
         let loop_name = index.as_ref().map(|(n, _)| n.clone());
         self.found.push(Found {
@@ -328,6 +335,9 @@ fn edges(evaluator: &Evaluator<'_>, found: &[Found]) -> Result<Vec<BTreeSet<usiz
                     return Err(Failure::new(*span, format!("the resource `{text}` is not defined in the template")));
                 }
             }
+        }
+        if !f.active {
+            continue;
         }
         // What a body refers to comes first, said or not.
         let mut texts = Vec::new();

@@ -51,6 +51,8 @@ fn evaluate(expression: &str) -> Result<Value, String> {
             "flag": {"type": "bool"},
             "given": {"type": "int", "minValue": 1, "maxValue": 5},
             "missing": {"type": "string"},
+            "unset": {"type": "string", "defaultValue": "by default"},
+            "none": {"type": "string", "defaultValue": "by default", "nullable": true},
             "list": {"type": "array", "defaultValue": ["a", "b", "c"]},
             "either": {"type": "string", "defaultValue": "c", "allowedValues": ["a", "b"]},
         },
@@ -62,7 +64,9 @@ fn evaluate(expression: &str) -> Result<Value, String> {
             "copy": [{"name": "squares", "count": 3, "input": "[mul(copyIndex('squares'), copyIndex('squares'))]"}],
         },
     }));
-    let parameters = node(&json!({"flag": {"value": "True"}, "given": {"value": 3}}));
+    let parameters = node(
+        &json!({"flag": {"value": "True"}, "given": {"value": 3}, "unset": {"value": null}, "none": {"value": null}}),
+    );
     let budget = Budget::default();
     let evaluator = Evaluator::new(Inputs { template: &template, parameters: &parameters }, &World, &budget);
     evaluator.allow_references();
@@ -87,6 +91,9 @@ fn fails(expression: &str, expected: &str) {
 fn values_come_from_parameters_and_variables() {
     check("parameters('NAME')", json!("Moat"));
     check("variables('greeting')", json!("hello Moat"));
+    // As azure-ai-ml sends what it does not set.
+    check("parameters('unset')", json!("by default"));
+    check("parameters('none')", Value::Null);
     check("variables('object').a.b[1]", json!("y"));
     check("variables('object')['A'].b", json!(["x", "y"]));
     check("variables('squares')", json!([0, 1, 4]));
@@ -245,6 +252,13 @@ fn children_loops_and_conditions() {
     assert_eq!(
         names(
             "{resources: [{type: 'N.A/b', name: 'a', condition: false}, {type: 'N.A/b', name: 'z', dependsOn: ['a']}]}"
+        ),
+        Ok(vec!["z".to_owned()])
+    );
+    // Of what is left out neither names nor dependencies have to make sense.
+    assert_eq!(
+        names(
+            "{resources: [{type: 'N.A/b/c', name: 'a/', condition: false, dependsOn: [\"[resourceId('N.A/b/c', 'a', '')]\"]}, {type: 'N.A/b', name: 'z'}]}"
         ),
         Ok(vec!["z".to_owned()])
     );
