@@ -35,7 +35,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Err(unreadable(format!("it is longer than {FILE_BYTES_MAX} bytes")));
     }
     let text = std::fs::read_to_string(&arguments.file).map_err(|error| unreadable(error.to_string()))?;
-    let answer = Control::connect(&arguments.which.environment()?)?.call("prepare", &json!({ "condaFile": text }))?;
+    let answer = Control::connect(&arguments.which.environment()?)?.call("prepare", &json!({ "condaFile": text }));
+    let answer = answer.map_err(|failure| Failure {
+        help: failure
+            .help
+            .or_else(|| Some("`moat status` shows which interpreters and package index there are".into())),
+        ..failure
+    })?;
     if arguments.format.is_json() {
         ui::out_json(&answer);
         return Ok(ExitCode::SUCCESS);
