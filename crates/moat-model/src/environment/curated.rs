@@ -136,6 +136,11 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_the_table() {
+        assert!(include_str!("../../../../docs/environments.md").contains(&page()), "paste this:\n{}", page());
+    }
+
+    #[test]
     fn every_pin_is_a_pin() {
         for entry in TABLE {
             for line in entry.packages.unwrap_or_default() {

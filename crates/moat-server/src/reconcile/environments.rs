@@ -84,7 +84,7 @@ impl Asked {
     }
 
     /// Asks for one, and waits for it. `Err` is why it cannot be had. Who stops waiting has not asked any more.
-    pub async fn wait(&self, build: Build, mut observed: watch::Receiver<Observed>) -> Result<(), String> {
+    pub async fn wait(&self, build: Build, observed: &watch::Sender<Observed>) -> Result<(), String> {
         struct Lease<'a>(&'a Asked, String);
         impl Drop for Lease<'_> {
             fn drop(&mut self) {
@@ -92,13 +92,18 @@ impl Asked {
             }
         }
         let hash = build.hash.clone();
+        // Who asks again wants another try, not what became of the last one.
+        observed.send_if_modified(|o| {
+            let failed = matches!(o.environments.get(&hash), Some(observed::Build::Failed(_)));
+            failed && o.environments.remove(&hash).is_some()
+        });
         self.builds().insert(hash.clone(), build);
         let _lease = Lease(self, hash.clone());
         self.changed.notify_one();
         let done = |o: &Observed| {
             matches!(o.environments.get(&hash), Some(observed::Build::Ready | observed::Build::Failed(_)))
         };
-        match observed.wait_for(done).await.map(|o| o.environments.get(&hash).cloned()) {
+        match observed.subscribe().wait_for(done).await.map(|o| o.environments.get(&hash).cloned()) {
             Ok(Some(observed::Build::Failed(why))) => Err(why),
             Ok(_) => Ok(()),
             Err(_) => Err("the server is ending".to_owned()),
@@ -168,7 +173,7 @@ pub fn add_control(server: &Server, asked: &Arc<Asked>) {
             };
             let hash = build.hash.clone();
             let built = tokio::select! {
-                built = asked.wait(build, server.desk.observed.subscribe()) => built,
+                built = asked.wait(build, &server.desk.observed) => built,
                 () = caller.gone() => return Ok(()),
             };
             built.map_err(|why| ControlError::new("environment-not-built", why))?;
