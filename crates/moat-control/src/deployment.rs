@@ -8,6 +8,7 @@
 //! Not here: what-if, `Complete` mode, linked templates. They are refused by name.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use moat_arm::syntax::{self, Node, Span};
@@ -248,8 +249,28 @@ struct Run<'a> {
 struct Progress {
     operations: Vec<Value>,
     resources: Vec<Value>,
+    /// What the template makes, with what comes before it.
+    planned: Vec<(ResourceId, Vec<ResourceId>)>,
     outputs: Map<String, Value>,
     failure: Option<ApiError>,
+}
+
+impl Progress {
+    /// Which resource of the template waits for which.
+    fn dependencies(&self) -> Value {
+        let shown = |id: &ResourceId| {
+            let name = id.names().join("/");
+            json!({ "id": id.as_str(), "resourceType": id.resource_type(), "resourceName": name })
+        };
+        let waiting = self.planned.iter().filter(|(_, after)| !after.is_empty());
+        waiting
+            .map(|(id, after)| {
+                let mut one = shown(id);
+                one["dependsOn"] = after.iter().map(shown).collect();
+                one
+            })
+            .collect()
+    }
 }
 
 impl<'a> Run<'a> {
@@ -287,7 +308,8 @@ impl<'a> Run<'a> {
         self.preflight(&planned)?;
         evaluator.allow_references();
 
-        let mut progress = Progress::default();
+        let order = planned.iter().map(|p| (p.id.clone(), p.after.clone())).collect();
+        let mut progress = Progress { planned: order, ..Progress::default() };
         for resource in &planned {
             let outcome = self.resource(resource, &evaluator, depth);
             around.world.replace(self.world.clone());
@@ -481,6 +503,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The types that a template makes, by provider, with the places where they were made.
+    fn providers(&self, progress: &Progress) -> Value {
+        let mut found: BTreeMap<String, BTreeMap<String, BTreeSet<Option<String>>>> = BTreeMap::new();
+        for (id, _) in &progress.planned {
+            let whole = id.resource_type();
+            let Some((namespace, kind)) = whole.split_once('/') else { continue };
+            let stored = self.world.get(id);
+            let location = stored.and_then(|s| document::str_at(&s.body, "location")).map(str::to_owned);
+            let kinds = found.entry(namespace.to_owned()).or_default();
+            kinds.entry(kind.to_owned()).or_default().insert(location);
+        }
+        let kinds = |kinds: BTreeMap<String, BTreeSet<Option<String>>>| -> Value {
+            kinds.into_iter().map(|(kind, at)| json!({ "resourceType": kind, "locations": at })).collect()
+        };
+        found.into_iter().map(|(name, all)| json!({ "namespace": name, "resourceTypes": kinds(all) })).collect()
+    }
+
     fn document(&self, evaluator: &Evaluator<'_>, asked: &Asked, progress: &Progress) -> Value {
         let mut parameters = Map::new();
         for declared in asked.template.get("parameters").map(Node::members).unwrap_or_default() {
@@ -503,8 +542,8 @@ impl<'a> Run<'a> {
             "timestamp": render::time(self.w.ctx.now),
             "duration": "PT0.0S",
             "correlationId": self.w.ctx.correlation(),
-            "providers": [],
-            "dependencies": [],
+            "providers": self.providers(progress),
+            "dependencies": progress.dependencies(),
             "outputs": progress.outputs,
             "outputResources": progress.resources,
         });

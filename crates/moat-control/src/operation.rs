@@ -285,7 +285,7 @@ fn result_answer(stored: &Stored, progress: Progress) -> Decision {
 pub(crate) fn of_completion(completion: Completion) -> Option<Follows> {
     match completion {
         Completion::Sync => None,
-        Completion::Applied => Some(Follows::Commit),
+        Completion::Applied | Completion::Accepted => Some(Follows::Commit),
         Completion::Reconciled => Some(Follows::Document),
     }
 }

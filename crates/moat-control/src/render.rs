@@ -30,13 +30,15 @@ pub(crate) fn state(w: &World<'_>, kind: &ResourceType, stored: &Stored) -> Opti
         Completion::Reconciled => Some(own.unwrap_or("Succeeded").to_owned()),
         Completion::Sync => Some(own.unwrap_or("Succeeded").to_owned()),
         // What the service wrote stays; everything else follows the data plane.
-        Completion::Applied if matches!(own, Some("Failed" | "Deleting")) => own.map(str::to_owned),
+        Completion::Applied | Completion::Accepted if matches!(own, Some("Failed" | "Deleting")) => {
+            own.map(str::to_owned)
+        }
         _ if kind.name == DEPLOYMENTS => {
             let running = w.ctx.applied < stored.seq || operation::still_deploying(w, &stored.body);
             Some(if running { "Running" } else { "Succeeded" }.to_owned())
         }
-        Completion::Applied if w.ctx.applied >= stored.seq => Some("Succeeded".to_owned()),
-        Completion::Applied => Some("Updating".to_owned()),
+        Completion::Applied | Completion::Accepted if w.ctx.applied >= stored.seq => Some("Succeeded".to_owned()),
+        Completion::Applied | Completion::Accepted => Some("Updating".to_owned()),
     }
 }
 

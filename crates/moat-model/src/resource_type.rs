@@ -38,6 +38,9 @@ pub enum Completion {
     Sync,
     /// 201 or 200 with `Azure-AsyncOperation`; done when the data plane has applied the commit.
     Applied,
+    /// 202 with `{}`, `Azure-AsyncOperation` and `Location`; done when the data plane has applied the
+    /// commit (private DNS).
+    Accepted,
     /// 201 or 200 with `Azure-AsyncOperation`; done when the document's own `provisioningState`
     /// becomes terminal (a reconciler writes it).
     ///

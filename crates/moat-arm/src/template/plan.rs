@@ -24,6 +24,8 @@ pub struct Planned {
     pub span: Span,
     /// It is only read (`existing` of symbolic templates).
     pub existing: bool,
+    /// The resources of the template that come before it, since it says so or refers to them.
+    pub after: Vec<ResourceId>,
     node: Node,
     /// The copy loop it came from.
     index: Option<(String, i64)>,
@@ -154,7 +156,9 @@ pub fn plan(evaluator: &Evaluator<'_>, scope: &ResourceId) -> Result<Plan, Failu
     }
     let edges = edges(evaluator, &found)?;
     let order = order(&found, &edges)?;
-    let resources = order.into_iter().filter(|i| found[*i].active).map(|i| found[i].planned.clone()).collect();
+    let after = |i: usize| edges[i].iter().filter(|b| found[**b].active).map(|b| found[*b].planned.id.clone());
+    let planned = |i: usize| Planned { after: after(i).collect(), ..found[i].planned.clone() };
+    let resources = order.into_iter().filter(|i| found[*i].active).map(planned).collect();
     Ok(Plan { resources })
 }
 
@@ -258,7 +262,15 @@ impl Walk<'_, '_> {
         let api_version = self.text(node, "apiVersion")?.unwrap_or_default();
         let loop_name = index.as_ref().map(|(n, _)| n.clone());
         self.found.push(Found {
-            planned: Planned { id, api_version, span: type_span, existing, node: node.clone(), index },
+            planned: Planned {
+                id,
+                api_version,
+                span: type_span,
+                existing,
+                after: Vec::new(),
+                node: node.clone(),
+                index,
+            },
             active: active && !existing,
             symbol: symbol.map(str::to_owned),
             loop_name,

@@ -87,6 +87,9 @@ pub(crate) fn document(w: &World<'_>, asked: &Asked<'_>) -> Result<Decision, Api
     // An operation follows the document that is stored, also when a child was asked for.
     let headers = operation_headers(w, kind, &stored, &mut batch);
     batch.audit.operation = format!("{}/write", target_kind.name);
+    if kind.completion == Completion::Accepted && !headers.is_empty() {
+        return Ok(Decision { headers, batch, ..Decision::answer(202, json!({})) });
+    }
     let body = match asked.answer {
         Answer::Document => render::resource(w, kind, &stored),
         Answer::Child { kind: child, array, name, .. } => match embedded::find(&stored.body, array, name) {
@@ -123,7 +126,12 @@ fn operation_headers(
     let location = operation::location(w, &stored.id, &stored.body);
     let urls =
         operation::begin(w, &Operation { target: &stored.id, follows, result: None, location: &location }, batch);
-    vec![("Azure-AsyncOperation", urls.status), ("Retry-After", operation::RETRY_AFTER_SECONDS.to_owned())]
+    let mut headers =
+        vec![("Azure-AsyncOperation", urls.status), ("Retry-After", operation::RETRY_AFTER_SECONDS.to_owned())];
+    if kind.completion == Completion::Accepted {
+        headers.push(("Location", urls.result));
+    }
+    headers
 }
 
 /// One embedded child of the new document.

@@ -31,13 +31,18 @@ pub(crate) fn strip_rendered(part: &mut Value) {
     }
 }
 
-/// Gives each part of a document the id and type that clients expect to see.
+/// Gives each part of a document the id and type that clients expect to see, and the version of the
+/// document it is part of.
 pub(crate) fn render_parts(id: &ResourceId, kind: &str, document: &mut Value, segment: &str) {
     let (text, part_type) = (id.as_str().to_owned(), format!("{kind}/{segment}"));
+    let etag = document::at(document, "etag").cloned();
     each(document, &format!("properties.{segment}"), |part| {
         let name = document::str_at(part, "name").unwrap_or_default().to_owned();
         document::set(part, "id", json!(format!("{text}/{segment}/{name}")));
         document::set(part, "type", json!(part_type));
+        if let Some(etag) = &etag {
+            document::set(part, "etag", etag.clone());
+        }
         document::set_default(part, "properties.provisioningState", json!("Succeeded"));
     });
 }

@@ -101,6 +101,10 @@ fn exchange(interaction: Interaction) -> Result<Exchange> {
 fn body(value: &Value) -> String {
     match value.get("string").unwrap_or(value) {
         Value::Null => String::new(),
+        // Bytes as Python prints them.
+        Value::String(text) if text.starts_with("b'") && text.ends_with('\'') => {
+            text[2..text.len() - 1].replace("\\'", "'")
+        }
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }

@@ -142,6 +142,22 @@ fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     let location = document::str_at(body, "location").unwrap_or_default().to_owned();
     let workspace_id = document::str_at(body, "properties.workspaceId").unwrap_or_default().to_owned();
     document::set(body, "properties.privateEndpointConnections", json!([]));
+    for (member, value) in [
+        ("privateLinkCount", json!(0)),
+        ("ipAllowlist", json!([])),
+        ("sasGetterUri", json!("")),
+        ("allowRoleAssignmentOnRG", json!(true)),
+        ("systemDatastoresAuthMode", json!("accesskey")),
+        ("enableServiceSideCMKEncryption", json!(false)),
+        ("EnableSoftwareBillOfMaterials", json!(false)),
+        ("provisionNetworkNow", json!(false)),
+        (
+            "serverlessComputeSettings",
+            json!({"serverlessComputeCustomSubnet": null, "serverlessComputeNoPublicIP": false}),
+        ),
+    ] {
+        document::set_default(body, &format!("properties.{member}"), value);
+    }
     document::set(
         body,
         "properties.notebookInfo",

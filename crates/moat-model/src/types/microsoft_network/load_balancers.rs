@@ -350,9 +350,21 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         ("loadBalancingRules", "loadDistribution", json!("Default")),
         ("loadBalancingRules", "disableOutboundSnat", json!(false)),
         ("loadBalancingRules", "enableTcpReset", json!(false)),
+        ("loadBalancingRules", "enableDestinationServiceEndpoint", json!(false)),
+        ("loadBalancingRules", "allowBackendPortConflict", json!(false)),
         ("inboundNatRules", "protocol", json!("Tcp")),
         ("inboundNatRules", "enableFloatingIP", json!(false)),
         ("inboundNatRules", "idleTimeoutInMinutes", json!(4)),
+        ("inboundNatRules", "enableTcpReset", json!(false)),
+        ("inboundNatRules", "enableDestinationServiceEndpoint", json!(false)),
+        ("inboundNatRules", "allowBackendPortConflict", json!(false)),
+        ("inboundNatPools", "enableFloatingIP", json!(false)),
+        ("inboundNatPools", "idleTimeoutInMinutes", json!(4)),
+        ("inboundNatPools", "enableTcpReset", json!(false)),
+        ("inboundNatPools", "enableDestinationServiceEndpoint", json!(false)),
+        ("inboundNatPools", "allowBackendPortConflict", json!(false)),
+        ("outboundRules", "enableTcpReset", json!(false)),
+        ("probes", "probeThreshold", json!(1)),
         ("probes", "intervalInSeconds", json!(15)),
         ("probes", "numberOfProbes", json!(2)),
         ("outboundRules", "idleTimeoutInMinutes", json!(4)),
@@ -425,10 +437,61 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     for part in PARTS {
         shape::render_parts(id, TYPE.name, body, part);
     }
+    both_forms_of_pools(body);
+    show_users(id, body);
     for segment in ["backendAddressPools", "inboundNatRules"] {
         shape::each(body, &format!("properties.{segment}"), |part| {
             let part_id = id.child(segment, document::str_at(part, "name").unwrap_or_default());
             render_part(ctx, &part_id, part);
+        });
+    }
+}
+
+/// A rule names its pool in a member of its own and in a list; whoever sent one is shown both.
+fn both_forms_of_pools(body: &mut Value) {
+    shape::each(body, "properties.loadBalancingRules", |rule| {
+        let one = document::at(rule, "properties.backendAddressPool").filter(|p| !p.is_null()).cloned();
+        let many = document::array_at(rule, "properties.backendAddressPools");
+        match (one, many) {
+            (Some(one), []) => document::set(rule, "properties.backendAddressPools", json!([one])),
+            (None, [one]) => {
+                let one = one.clone();
+                document::set(rule, "properties.backendAddressPool", one);
+            }
+            _ => {}
+        }
+    });
+}
+
+/// Shows at each front end, pool and probe which rules use it.
+fn show_users(id: &ResourceId, body: &mut Value) {
+    const USES: [(&str, &[&str]); 4] = [
+        (
+            "loadBalancingRules",
+            &["properties.frontendIPConfiguration.id", "properties.backendAddressPools[].id", "properties.probe.id"],
+        ),
+        ("inboundNatRules", &["properties.frontendIPConfiguration.id", "properties.backendAddressPool.id"]),
+        ("inboundNatPools", &["properties.frontendIPConfiguration.id"]),
+        ("outboundRules", &["properties.frontendIPConfigurations[].id", "properties.backendAddressPool.id"]),
+    ];
+    let mut users: BTreeMap<(String, &str), Vec<ResourceId>> = BTreeMap::new();
+    for (segment, paths) in USES {
+        for user in document::array_at(body, &format!("properties.{segment}")) {
+            let user_id = id.child(segment, document::str_at(user, "name").unwrap_or_default());
+            for used in paths.iter().flat_map(|path| refs::texts(user, path)) {
+                users.entry((used.to_lowercase(), segment)).or_default().push(user_id.clone());
+            }
+        }
+    }
+    for segment in ["frontendIPConfigurations", "backendAddressPools", "probes"] {
+        shape::each(body, &format!("properties.{segment}"), |part| {
+            let name = document::str_at(part, "name").unwrap_or_default();
+            let key = id.child(segment, name).key().to_owned();
+            for (user, _) in USES {
+                if let Some(found) = users.get(&(key.clone(), user)) {
+                    document::set(part, &format!("properties.{user}"), shape::id_list(found));
+                }
+            }
         });
     }
 }
@@ -441,6 +504,7 @@ fn render_part(ctx: &TypeCtx<'_>, id: &ResourceId, part: &mut Value) {
     };
     let members_of = |member: &str| members(ctx, &balancer, member).remove(id.key()).unwrap_or_default();
     if id.resource_type().eq_ignore_ascii_case(BACKEND_POOLS.name) {
+        document::set_default(part, "properties.loadBalancerBackendAddresses", json!([]));
         let found = members_of("loadBalancerBackendAddressPools");
         if !found.is_empty() {
             document::set(part, shown[0], shape::id_list(&found));

@@ -40,7 +40,7 @@ pub static TYPE: ResourceType = ResourceType {
     ],
     complete,
     on_delete,
-    render: |_, id, body| shape::render_parts(id, "Microsoft.Network/networkInterfaces", body, "ipConfigurations"),
+    render,
     actions: &[
         Action { name: "effectiveNetworkSecurityGroups", run: effective::security_groups },
         Action { name: "effectiveRouteTable", run: effective::route_table },
@@ -300,7 +300,42 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     document::set_default(&mut write.body, "properties.enableAcceleratedNetworking", json!(false));
     document::set_default(&mut write.body, "properties.dnsSettings.dnsServers", json!([]));
     document::set_default(&mut write.body, "properties.nicType", json!("Standard"));
+    for (member, value) in [
+        ("vnetEncryptionSupported", json!(false)),
+        ("disableTcpStateTracking", json!(false)),
+        ("hostedWorkloads", json!([])),
+        ("tapConfigurations", json!([])),
+        ("allowPort25Out", json!(true)),
+        ("auxiliaryMode", json!("None")),
+        ("auxiliarySku", json!("None")),
+    ] {
+        document::set_default(&mut write.body, &format!("properties.{member}"), value);
+    }
+    document::set_default(&mut write.body, "kind", json!("Regular"));
+    for computed in ["internalDomainNameSuffix", "appliedDnsServers"] {
+        document::remove(&mut write.body, &format!("properties.dnsSettings.{computed}"));
+    }
     Ok(())
+}
+
+/// What follows from where the interface is.
+fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
+    shape::render_parts(id, TYPE.name, body, "ipConfigurations");
+    let subnet = document::array_at(body, CONFIGS).iter().find_map(subnet_of);
+    let vnet = subnet.and_then(|s| s.parent()).and_then(|v| ctx.snapshot.get(&v));
+    if let Some(guid) = vnet.and_then(|v| document::str_at(&v.body, "properties.resourceGuid")) {
+        let suffix = format!("{}.bx.internal.cloudapp.net", domain_label(guid));
+        document::set(body, "properties.dnsSettings.internalDomainNameSuffix", json!(suffix));
+    }
+    let servers = document::at(body, "properties.dnsSettings.dnsServers").cloned().unwrap_or(json!([]));
+    document::set(body, "properties.dnsSettings.appliedDnsServers", servers);
+}
+
+/// The label of a VNet in the platform's own zone: 26 letters and digits for 128 bits.
+fn domain_label(guid: &str) -> String {
+    let bits = uuid::Uuid::parse_str(guid).unwrap_or_default().as_u128();
+    let digit = |at: u32| char::from_digit(((bits >> (at * 5)) & 31) as u32, 32).unwrap_or('0');
+    (0..26).rev().map(digit).collect()
 }
 
 /// A hardware address with Azure's vendor prefix.

@@ -78,7 +78,7 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
 
 fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     document::set_default(body, "properties.securityRules", json!([]));
-    document::set(body, "properties.defaultSecurityRules", default_rules(id));
+    document::set(body, "properties.defaultSecurityRules", default_rules(id, body.get("etag")));
     let (nics, subnets): (Vec<_>, Vec<_>) = users(ctx.snapshot, id)
         .into_iter()
         .partition(|u| u.resource_type().eq_ignore_ascii_case("Microsoft.Network/networkInterfaces"));
@@ -136,13 +136,14 @@ const DEFAULT_RULES: [DefaultRule; 6] = [
 ];
 
 /// The six default rules of the group `id`, as answered.
-fn default_rules(id: &ResourceId) -> Value {
+fn default_rules(id: &ResourceId, etag: Option<&Value>) -> Value {
     DEFAULT_RULES
         .iter()
         .map(|(name, description, priority, direction, access, source, destination)| {
             json!({
                 "id": format!("{id}/defaultSecurityRules/{name}"),
                 "name": name,
+                "etag": etag,
                 "type": "Microsoft.Network/networkSecurityGroups/defaultSecurityRules",
                 "properties": {
                     "provisioningState": "Succeeded",

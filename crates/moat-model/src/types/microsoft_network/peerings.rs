@@ -171,31 +171,37 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
 
 /// Fills in defaults and the state of each half.
 pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    let states: Vec<(&'static str, Option<Value>)> = document::array_at(&write.body, ARRAY)
+    let states: Vec<(&'static str, Option<Value>, String)> = document::array_at(&write.body, ARRAY)
         .iter()
         .map(|half| {
             let other = remote_id(half).and_then(|r| ctx.snapshot.get(&r));
             let space = other.and_then(|o| document::at(&o.body, "properties.addressSpace")).cloned();
             let back = other.and_then(|o| opposite(&o.body, write.id));
+            let name = document::str_at(half, "name").unwrap_or_default();
+            let kept = earlier(write, half).and_then(|e| document::str_at(e, "properties.resourceGuid"));
+            let guid = kept.map_or_else(|| ctx.uuid(&format!("peering:{name}")).to_string(), str::to_owned);
             let state = match (earlier(write, half).map(state), back.map(state)) {
                 (Some("Disconnected"), _) => "Disconnected",
                 (_, Some("Initiated" | "Connected")) => "Connected",
                 _ => "Initiated",
             };
-            (state, space)
+            (state, space, guid)
         })
         .collect();
     let mut states = states.into_iter();
     shape::each(&mut write.body, ARRAY, |half| {
-        let Some((state, space)) = states.next() else { return };
+        let Some((state, space, guid)) = states.next() else { return };
         shape::strip_rendered(half);
         document::set_default(half, "properties.allowVirtualNetworkAccess", json!(true));
         for flag in ["allowForwardedTraffic", "allowGatewayTransit", "useRemoteGateways", "doNotVerifyRemoteGateways"] {
             document::set_default(half, &format!("properties.{flag}"), json!(false));
         }
         document::set_default(half, "properties.peerCompleteVnets", json!(true));
+        document::set_default(half, "properties.routeServiceVips", json!({}));
+        document::set(half, "properties.resourceGuid", json!(guid));
         set_state(half, state);
-        if let Some(space) = space {
+        if let Some(mut space) = space {
+            document::set_default(&mut space, "ipamPoolPrefixAllocations", json!([]));
             document::set(half, "properties.remoteAddressSpace", space.clone());
             document::set(half, "properties.remoteVirtualNetworkAddressSpace", space);
         }

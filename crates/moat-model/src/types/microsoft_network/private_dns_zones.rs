@@ -22,7 +22,7 @@ const MOST_RECORDS: usize = 20;
 pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Network/privateDnsZones",
     api_versions: API_VERSIONS,
-    completion: Completion::Sync,
+    completion: Completion::Accepted,
     stored_only: true,
     refusals: &[Refusal { id: "zone-name", requirements: &[], check: zone_name }],
     on_delete,
@@ -35,7 +35,7 @@ pub static LINKS: ResourceType = ResourceType {
     name: "Microsoft.Network/privateDnsZones/virtualNetworkLinks",
     api_versions: API_VERSIONS,
     scope: Scope::Child,
-    completion: Completion::Sync,
+    completion: Completion::Accepted,
     stored_only: true,
     refusals: &[
         Refusal { id: "link-vnet", requirements: &[], check: link_vnet },

@@ -14,25 +14,37 @@ use crate::types::shape;
 pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.Network/privateEndpoints",
     api_versions: API_VERSIONS,
-    completion: Completion::Sync,
+    completion: Completion::Applied,
     stored_only: true,
     refusals: &[
         Refusal { id: "network-name", requirements: &[], check: |_, w| shape::network_name(w.id) },
         Refusal { id: "endpoint-subnet", requirements: &[], check: subnet },
         Refusal { id: "endpoint-policies", requirements: &["AML-WS-001"], check: policies },
     ],
-    complete: |_, write| {
+    complete: |ctx, write| {
+        let kept = write.before.and_then(|b| document::str_at(b, "properties.resourceGuid")).map(str::to_owned);
+        let guid = kept.unwrap_or_else(|| ctx.uuid("resourceGuid").to_string());
+        document::set(&mut write.body, "properties.resourceGuid", json!(guid));
+        document::set_default(&mut write.body, "properties.customNetworkInterfaceName", json!(""));
+        document::set_default(&mut write.body, "properties.ipConfigurations", json!([]));
+        shape::each(&mut write.body, "properties.ipConfigurations", shape::strip_rendered);
         document::set(&mut write.body, "properties.networkInterfaces", json!([]));
         document::set_default(&mut write.body, "properties.customDnsConfigs", json!([]));
         for array in ["properties.privateLinkServiceConnections", "properties.manualPrivateLinkServiceConnections"] {
             document::set_default(&mut write.body, array, json!([]));
             // AZURE: an automatic connection is approved at once; here both wait for the service side.
             shape::each(&mut write.body, array, |connection| {
+                shape::strip_rendered(connection);
                 let state = json!({"status": "Pending", "description": "", "actionsRequired": "None"});
                 document::set_default(connection, "properties.privateLinkServiceConnectionState", state);
             });
         }
         Ok(())
+    },
+    render: |_, id, body| {
+        for segment in ["privateLinkServiceConnections", "manualPrivateLinkServiceConnections", "ipConfigurations"] {
+            shape::render_parts(id, TYPE.name, body, segment);
+        }
     },
     references: |d| refs::ids(d, &[SUBNET]),
     ..ResourceType::BLANK
@@ -43,7 +55,7 @@ pub static ZONE_GROUPS: ResourceType = ResourceType {
     name: "Microsoft.Network/privateEndpoints/privateDnsZoneGroups",
     api_versions: API_VERSIONS,
     scope: Scope::Child,
-    completion: Completion::Sync,
+    completion: Completion::Applied,
     location_required: false,
     stored_only: true,
     references: |d| refs::ids(d, &["properties.privateDnsZoneConfigs[].properties.privateDnsZoneId"]),

@@ -190,6 +190,7 @@ fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value, _: &mut Batch) -> Re
 }
 
 fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
+    document::set_default(body, "properties.ddosSettings.protectionMode", json!("VirtualNetworkInherited"));
     if let Some(user) = holder(ctx.snapshot, id) {
         let gateway = user.resource_type().eq_ignore_ascii_case("Microsoft.Network/natGateways");
         let member = if gateway { "properties.natGateway" } else { "properties.ipConfiguration" };

@@ -239,12 +239,18 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, subnet: &mut Value) {
         document::set(subnet, "properties.privateEndpoints", shape::id_list(&endpoints));
     }
     shape::each(subnet, "properties.serviceEndpoints", |e| document::set(e, "provisioningState", json!("Succeeded")));
+    // Pools of an address manager, which Moat does not have; the member is there since 2023-11-01.
+    document::set_default(subnet, "properties.ipamPoolPrefixAllocations", json!([]));
     let text = id.as_str().to_owned();
+    let etag = document::at(subnet, "etag").cloned().unwrap_or_default();
     shape::each(subnet, "properties.delegations", |d| {
         let name = document::str_at(d, "name").unwrap_or_default().to_owned();
         document::set(d, "id", json!(format!("{text}/delegations/{name}")));
         document::set(d, "type", json!("Microsoft.Network/virtualNetworks/subnets/delegations"));
+        document::set(d, "etag", etag.clone());
         document::set(d, "properties.provisioningState", json!("Succeeded"));
+        // What the service may do to the subnet; it says which when it is asked, most say this.
+        document::set_default(d, "properties.actions", json!(["Microsoft.Network/virtualNetworks/subnets/action"]));
     });
 }
 

@@ -44,6 +44,15 @@ pub static TYPE: ResourceType = ResourceType {
     complete,
     on_write: peerings::other_halves,
     on_delete,
+    render: |_, _, body| {
+        document::set_default(body, "properties.dhcpOptions.dnsServers", json!([]));
+        document::set_default(body, "properties.privateEndpointVNetPolicies", json!("Disabled"));
+        // Of versions before 2018-12-01; clients of today do not know it.
+        document::set_default(body, "properties.enableVmProtection", json!(false));
+        if document::at(body, "properties.encryption").is_some_and(Value::is_object) {
+            document::set_default(body, "properties.encryption.enforcement", json!("AllowUnencrypted"));
+        }
+    },
     references: |d| refs::ids(d, REFERENCES),
     ..ResourceType::BLANK
 };
