@@ -50,6 +50,8 @@ pub struct Plan {
     pub timeout_seconds: Option<u64>,
     /// Higher is sooner.
     pub priority: u64,
+    /// What its person should know.
+    pub warnings: Vec<String>,
 }
 
 /// Reads what a job asks for; `Err` is why it can never run.
@@ -65,6 +67,7 @@ pub fn plan(snapshot: &Snapshot, job: &Stored, offer: &Offer) -> Result<Plan, Ru
         environment: environment.build.map(|build| build.hash),
         timeout_seconds: plan.timeout_seconds,
         priority: plan.priority,
+        warnings: plan.warnings.into_iter().chain(environment.warnings).collect(),
     })
 }
 
@@ -178,6 +181,7 @@ impl Work<'_> {
                     job.run.environment = plan.environment;
                     job.run.timeout_seconds = plan.timeout_seconds;
                     job.run.priority = plan.priority;
+                    plan.warnings.into_iter().for_each(|warning| job.warn(warning));
                     job.run.created.get_or_insert(self.now);
                     self.prepare(job);
                 }

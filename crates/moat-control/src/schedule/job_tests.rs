@@ -28,6 +28,7 @@ pub(super) fn read(_: &Snapshot, job: &Stored, _: &Offer) -> Result<Plan, RunErr
         environment: None,
         timeout_seconds: timeout.map(|t| u64::try_from(t).unwrap()),
         priority: document::u64_at(&job.body, "properties.queueSettings.priority").unwrap_or(0),
+        warnings: Vec::new(),
     })
 }
 
@@ -269,7 +270,13 @@ fn runs_that_others_move_are_left_alone() {
 }
 
 fn built(_: &Snapshot, _: &Stored, _: &Offer) -> Result<Plan, RunError> {
-    Ok(Plan { cluster: cluster(), environment: Some("e1".to_owned()), timeout_seconds: None, priority: 0 })
+    Ok(Plan {
+        cluster: cluster(),
+        environment: Some("e1".to_owned()),
+        timeout_seconds: None,
+        priority: 0,
+        warnings: Vec::new(),
+    })
 }
 
 #[test]

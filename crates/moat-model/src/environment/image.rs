@@ -24,6 +24,13 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
+    /// Whether nodes can ask its registry: Microsoft's own and Azure's are part of an environment, others are not.
+    // AZURE: nodes pull from any registry; and where an environment has a conda file, from the workspace's own, where
+    // the image was built before.
+    pub fn is_served(&self) -> bool {
+        self.host == "mcr.microsoft.com" || self.host.ends_with(".azurecr.io")
+    }
+
     /// Takes a reference apart.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let refuse = |why: &'static str| Refusal::Image { text: super::clip(text), why };

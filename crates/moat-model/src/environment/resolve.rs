@@ -47,7 +47,7 @@ pub struct Resolved {
     pub name: String,
     /// `1`.
     pub version: String,
-    /// The image that it names.
+    /// The image that it names, where its registry is one that nodes can ask.
     pub image: Option<ImageReference>,
     /// What is to be installed; `None`: the interpreter is enough.
     pub build: Option<Build>,
@@ -177,12 +177,17 @@ fn assemble(
     Ok(Resolved {
         name: name.to_owned(),
         version: version.to_owned(),
-        warnings: image.iter().map(|_| IDENTITY_WARNING.to_owned()).collect(),
-        image,
+        warnings: image.iter().flat_map(warnings).collect(),
+        image: image.filter(ImageReference::is_served),
         build,
         python,
         variables: BTreeMap::new(),
     })
+}
+
+fn warnings(image: &ImageReference) -> Vec<String> {
+    let foreign = format!("no node asks `{}` for the image: that registry is no part of this environment", image.host);
+    std::iter::once(IDENTITY_WARNING.to_owned()).chain((!image.is_served()).then_some(foreign)).collect()
 }
 
 /// The build that installs `requirements`; none where there are none.
