@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::data::{Locator, Place, output_uri};
 use super::expression::{self, Names};
 use super::{Environment, Input, JobPlan, Output, Source, refuse, settings, variables};
-use crate::types::microsoft_machinelearningservices::{datastores, runs};
+use crate::types::microsoft_machinelearningservices::{datastores, experiments, runs};
 
 /// Inputs or outputs of one job.
 const BINDINGS_MAX: usize = 200;
@@ -63,7 +63,7 @@ pub(super) fn plan(snapshot: &Snapshot, id: &ResourceId, body: &Value) -> Result
         names.outputs.insert(name.to_owned(), output.path.clone());
         outputs.push(output);
     }
-    all.extend(variables::of_platform(snapshot, &workspace, run, text("experimentName").unwrap_or("Default")));
+    all.extend(variables::of_platform(snapshot, &workspace, run, experiments::of_job(body)));
 
     let command = text("command")
         .ok_or_else(|| refuse("CommandMissing", "The job has no command to run.").with_target("properties.command"))?;

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::edition::Edition;
+use crate::types::microsoft_machinelearningservices::experiments;
 use crate::types::testing::{GROUP, World, cluster, cluster_id, ml_world, store};
 use serde_json::json;
 
@@ -56,6 +57,8 @@ fn a_job_is_planned_whole() {
     let workspace = world.get(&id("")[..id("").len() - 1]);
     let text = format!("{:#?}", plan(&world.snapshot, &stored).unwrap());
     let text = text.replace(workspace["properties"]["workspaceId"].as_str().unwrap(), "WORKSPACE");
+    let stored = world.snapshot.get(&stored.id.parent().unwrap()).unwrap();
+    let text = text.replace(&experiments::experiment_id(stored, "exp"), "EXPERIMENT");
     assert!(!text.contains("secret"), "a signature in an address is not carried on");
     insta::assert_snapshot!(text);
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::refuse;
 use crate::refs;
+use crate::types::microsoft_machinelearningservices::experiments;
 
 /// Variables that the agent fills with the run's token.
 pub const TOKEN_VARIABLES: [&str; 2] = ["AZUREML_RUN_TOKEN", "MLFLOW_TRACKING_TOKEN"];
@@ -30,11 +31,13 @@ pub(super) fn of_platform(
     let region = refs::location_of(snapshot, workspace).unwrap_or_default();
     let stored = snapshot.get(workspace);
     let workspace_id = stored.and_then(|w| document::str_at(&w.body, "properties.workspaceId")).unwrap_or_default();
+    let experiment_id = stored.map(|w| experiments::experiment_id(w, experiment)).unwrap_or_default();
     let endpoint = format!("https://{region}.api.azureml.ms");
     [
         ("AZUREML_RUN_ID", run),
         ("AZUREML_ROOT_RUN_ID", run),
         ("AZUREML_EXPERIMENT_NAME", experiment),
+        ("AZUREML_EXPERIMENT_ID", &experiment_id),
         ("AZUREML_ARM_SUBSCRIPTION", workspace.subscription().unwrap_or_default()),
         ("AZUREML_ARM_RESOURCEGROUP", workspace.resource_group().unwrap_or_default()),
         ("AZUREML_ARM_WORKSPACE_NAME", workspace.name()),
@@ -50,6 +53,7 @@ pub(super) fn of_platform(
         ("MLFLOW_TRACKING_URI", &tracking_uri(&region, workspace)),
         ("MLFLOW_RUN_ID", run),
         ("MLFLOW_EXPERIMENT_NAME", experiment),
+        ("MLFLOW_EXPERIMENT_ID", &experiment_id),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
