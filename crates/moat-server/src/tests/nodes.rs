@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use moat_agent::handshake::{
     ASSERTION_TYPE, Finding, Reach, RunAssertion, Status as NodeStatus, WorkAnswer, WorkAsk, report_code,
 };
-use moat_agent::spec::RunSpec;
+use moat_agent::spec::{RunSpec, Source};
 use moat_agent::work::{Order, Outcome, Phase, RunReport, Ticket};
 use moat_arm::{Batch, ResourceId, document};
 use moat_control::schedule;
 use moat_control::schedule::observed::NodeVerdict;
+use moat_model::storage::sas;
 use moat_model::types::microsoft_machinelearningservices::runs::{Run, Status};
 use moat_model::types::microsoft_storage::storage_accounts;
 use serde_json::{Value, json};
@@ -72,6 +73,34 @@ impl World {
         Status::Queued.put(&mut body);
         self.write(name, body);
         self.step();
+    }
+
+    fn put(&self, id: &str, version: &str, body: &Value) {
+        let answer = self.server.arm("PUT", &format!("{id}?api-version={version}"), Some(body));
+        assert!(answer.status < 300, "{id}: {}", answer.text());
+    }
+
+    /// The workspace gets a storage account; its id.
+    fn have_storage(&self) -> String {
+        let account = format!("{}/providers/Microsoft.Storage/storageAccounts/specacct", self.workspace.parent_group());
+        let body = json!({"location": "westus2", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}});
+        self.put(&account, "2023-05-01", &body);
+        let body = json!({"location": "westus2", "properties": {"storageAccount": account}});
+        self.put(self.workspace.as_str(), "2023-04-01", &body);
+        account
+    }
+
+    /// A command job `j` with these properties that the node has taken; its token and where its specification is.
+    fn begin(&self, more: Value) -> (String, String) {
+        let environment = format!("{}/environments/e/versions/1", self.workspace);
+        let image = json!({"properties": {"image": "mcr.microsoft.com/azureml/base:1"}});
+        self.put(&environment, "2023-04-01", &image);
+        let mut job = json!({"jobType": "Command", "command": "echo hi", "experimentName": "x",
+            "computeId": self.workspace.child("computes", "cpu").as_str(), "environmentId": environment});
+        job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.put(self.job("j").as_str(), "2023-04-01", &json!({"properties": job}));
+        assert_eq!(self.status("j"), Status::Starting, "{}", self.body("j"));
+        (self.token("j"), self.events(self.workspace.as_str(), "j", 1).replace("/events", ""))
     }
 
     fn write(&self, name: &str, body: Value) {
@@ -305,25 +334,11 @@ fn a_runs_token_opens_its_own_attempt_and_nothing_else() {
 #[test]
 fn a_specification_is_the_plan_with_signatures_of_its_own_prefixes() {
     let world = World::new();
-    let put = |id: &str, version: &str, body: &Value| {
-        let answer = world.server.arm("PUT", &format!("{id}?api-version={version}"), Some(body));
-        assert!(answer.status < 300, "{id}: {}", answer.text());
-    };
-    let group = world.workspace.parent_group();
-    let account = format!("{group}/providers/Microsoft.Storage/storageAccounts/specacct");
-    put(&account, "2023-05-01", &json!({"location": "westus2", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}}));
-    let workspace = world.workspace.to_string();
-    put(&workspace, "2023-04-01", &json!({"location": "westus2", "properties": {"storageAccount": account}}));
-    let image = json!({"properties": {"image": "mcr.microsoft.com/azureml/base:1"}});
-    put(&format!("{workspace}/environments/e/versions/1"), "2023-04-01", &image);
-    let job = json!({"properties": {"jobType": "Command", "command": "echo hi", "experimentName": "x",
-        "computeId": world.workspace.child("computes", "cpu").as_str(), "limits": {"jobLimitsType": "Command", "timeout": "PT1H"},
-        "environmentId": format!("{workspace}/environments/e/versions/1"),
-        "outputs": {"model": {"jobOutputType": "uri_folder"}}}});
-    put(world.job("j").as_str(), "2023-04-01", &job);
-    assert_eq!(world.status("j"), Status::Starting, "{}", world.body("j"));
-    let token = world.token("j");
-    let url = world.events(&workspace, "j", 1).replace("/events", "");
+    let account = world.have_storage();
+    let (token, url) = world.begin(json!({
+        "limits": {"jobLimitsType": "Command", "timeout": "PT1H"},
+        "outputs": {"model": {"jobOutputType": "uri_folder"}},
+    }));
     let answer = world.with(&token, "GET", &url, "");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let spec: RunSpec = serde_json::from_value(answer.json()).unwrap();
@@ -350,6 +365,45 @@ fn a_specification_is_the_plan_with_signatures_of_its_own_prefixes() {
     assert_eq!(world.with(&token, "GET", &url.replace("attempts/1", "attempts/2"), "").status, 403);
     let own = world.server.token("https://management.azure.com");
     assert_eq!(world.with(&own, "GET", &url, "").status, 403);
+}
+
+#[test]
+fn code_is_one_file_where_a_blob_has_that_very_name_and_a_folder_where_none_has() {
+    let world = World::new();
+    let account = ResourceId::parse(&world.have_storage()).unwrap();
+    world.put(&format!("{account}/blobServices/default/containers/code"), "2023-05-01", &json!({"properties": {}}));
+    let code = format!("{}/codes/c/versions/1", world.workspace);
+    let uri = "https://specacct.blob.core.windows.net/code/one/train.py";
+    world.put(&code, "2023-04-01", &json!({"properties": {"codeUri": uri}}));
+    let (token, url) = world.begin(json!({"codeId": code}));
+    let code = || {
+        let answer = world.with(&token, "GET", &url, "");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_value::<RunSpec>(answer.json()).unwrap().code.unwrap()
+    };
+    let key =
+        storage_accounts::keys(&world.server.ready.server.store.snapshot().get(&account).unwrap().body)[0].clone();
+    let upload = |name: &str| {
+        let grant = sas::Grant {
+            account: "specacct",
+            container: "code",
+            target: sas::Target::Blob(name),
+            permissions: "cw",
+            start: None,
+            expiry: Timestamp::now() + jiff::SignedDuration::from_mins(5),
+        };
+        let url = format!("specacct.blob.core.windows.net/code/{name}?{}", sas::sign(&grant, &key));
+        assert_eq!(world.server.call("PUT", &url, &[("x-ms-blob-type", "BlockBlob")], "pass").status, 201);
+    };
+    // What only begins with the name is no blob of the name.
+    upload("one/train.py.bak");
+    let Source::Folder(folder) = code() else { panic!("no such blob") };
+    assert_eq!(folder.prefix, "one/train.py");
+    upload("one/train.py");
+    let Source::Files(files) = code() else { panic!("it is a blob") };
+    assert_eq!((files.len(), files[0].path.as_str()), (1, "train.py"));
+    let read = world.server.call("GET", &format!("{}{}", files[0].host, files[0].target), &[], "");
+    assert_eq!((read.status, read.text()), (200, "pass".into()));
 }
 
 #[test]

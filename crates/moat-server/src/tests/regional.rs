@@ -352,6 +352,43 @@ fn places_for_artifacts_are_for_one_file_each() {
     }
     let list = lab.get("artifact/v2.0 artifacts/prefix/contentinfo/ExperimentRun/dcid.r1/user_logs");
     assert_eq!(list["value"], json!([]));
+    // Uploaded, they are there: for the run history, by their addresses, and for MLflow.
+    let paths = ["outputs/deep/m.txt", "outputs/m.txt", "user_logs/std_log.txt"];
+    let body = json!({"paths": paths.map(|path| json!({"path": path}))});
+    let made = lab.post("artifact/v2.0 artifacts/batch/metadata/ExperimentRun/dcid.r1", body);
+    let move_blob = |method: &str, url: &str, body: &str| {
+        let url = url.strip_prefix("https://").unwrap();
+        lab.server.call(method, url, &[("x-ms-blob-type", "BlockBlob")], body)
+    };
+    for path in paths {
+        let url = made["artifactContentInformation"][path]["contentUri"].as_str().unwrap();
+        let stored = move_blob("PUT", url, path);
+        assert_eq!(stored.status, 201, "{}", stored.text());
+    }
+    let details = lab.get("history/v1.0 experiments/exp/runs/r1/details");
+    let logs: Vec<_> = details["logFiles"].as_object().unwrap().keys().collect();
+    assert_eq!(logs, ["user_logs/std_log.txt"], "outputs are no logs");
+    let list = lab.get("artifact/v2.0 artifacts/prefix/contentinfo/ExperimentRun/dcid.r1/user_logs");
+    for url in [&details["logFiles"]["user_logs/std_log.txt"], &list["value"][0]["contentUri"]] {
+        let read = move_blob("GET", url.as_str().unwrap(), "");
+        assert_eq!((read.status, read.text()), (200, "user_logs/std_log.txt".into()));
+    }
+    let one = lab.get("artifact/v2.0 artifacts/contentinfo/ExperimentRun/dcid.r1/outputs/m.txt");
+    assert_eq!(move_blob("GET", one["contentUri"].as_str().unwrap(), "").text(), "outputs/m.txt");
+    assert_eq!(move_blob("PUT", one["contentUri"].as_str().unwrap(), "forged").status, 403, "it is for reading");
+    let listed = |path: &str| {
+        let listed = lab.get(&format!("mlflow/v2.0 api/2.0/mlflow/artifacts/list?run_id=r1&path={path}"));
+        listed["files"].clone()
+    };
+    assert_eq!(
+        listed("outputs"),
+        json!([
+            {"path": "outputs/deep", "is_dir": true},
+            {"path": "outputs/m.txt", "is_dir": false, "file_size": 13},
+        ])
+    );
+    assert_eq!(listed("").as_array().unwrap().len(), 2);
+    assert_eq!(listed("output"), json!([]), "the beginning of a name is no folder");
     let absent =
         lab.ask("GET artifact/v2.0 artifacts/contentinfo/ExperimentRun/dcid.r1/outputs/none.txt", &Value::Null);
     assert_eq!(absent.refusal(), (404, "ArtifactNotFound".to_owned()));

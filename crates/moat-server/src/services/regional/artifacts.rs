@@ -190,7 +190,8 @@ async fn prefix(ask: &Ask<'_>, run: &str, path: &str) -> Answer {
 
 async fn one(ask: &Ask<'_>, run: &str, path: &str, with_url: bool) -> Answer {
     let path = safe(path)?;
-    let found = files(ask, run, path).await?.into_iter().find(|f| f.name == path).ok_or_else(|| {
+    let name = format!("{}/{path}", artifact_prefix(run));
+    let found = blobs::find(ask, Right::ReadRuns, ARTIFACT_CONTAINER, &name).await?.ok_or_else(|| {
         ApiError::new(404, "ArtifactNotFound", format!("Run '{run}' has no artifact `{}`.", path.escape_debug()))
     })?;
     let body =

@@ -6,6 +6,7 @@ use moat_control::Principal;
 use moat_control::history::mlflow::{Logged, Metric};
 use moat_control::history::{Right, View, runs};
 use moat_store::StoreError;
+use moat_store::blobs::{BlobError, Blobs};
 use moat_store::tracking::{self, TrackingError};
 use serde_json::Value;
 
@@ -39,6 +40,23 @@ impl From<TrackingError> for Fail {
         match error {
             TrackingError::Store(error) => Self::Store(error),
             refused => Self::Api(ApiError::bad_request("INVALID_PARAMETER_VALUE", refused.to_string())),
+        }
+    }
+}
+
+impl From<BlobError> for Fail {
+    fn from(error: BlobError) -> Self {
+        let lasting = |code: &str| {
+            // Not 5xx: clients would repeat for minutes what a person has to mend.
+            tracing::error!(error = &error as &dyn std::error::Error, "blobs were not read");
+            Self::Api(ApiError::new(409, code, error.to_string()))
+        };
+        match &error {
+            BlobError::Full | BlobError::ReadOnly => lasting("StateNotWritable"),
+            BlobError::Damaged(_) | BlobError::Cut | BlobError::File(_) => lasting("StateDamaged"),
+            BlobError::Index(error) => Self::Store(StoreError::Database(error.clone())),
+            BlobError::Panicked => Self::Store(StoreError::Panicked),
+            BlobError::Stopped => Self::Store(StoreError::Stopped),
         }
     }
 }
@@ -178,6 +196,16 @@ impl Ask<'_> {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Fail::Store(StoreError::Panicked)),
         }
+    }
+
+    /// Reads the index of blobs, away from the threads that answer.
+    pub(super) async fn blobs<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Blobs) -> Result<T, BlobError> + Send + 'static,
+    ) -> Result<T, Fail> {
+        let blobs = self.server.blobs.clone();
+        let answer = tokio::task::spawn_blocking(move || read(&blobs)).await;
+        Ok(answer.unwrap_or(Err(BlobError::Panicked))?)
     }
 
     /// Writes to the tracking store what a run logged. The caller has checked the right to write the run.

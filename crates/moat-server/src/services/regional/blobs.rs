@@ -7,6 +7,7 @@ use moat_model::storage::names;
 use moat_model::storage::percent_encode;
 use moat_model::storage::sas::{self, Grant, Target};
 use moat_model::types::microsoft_storage::{containers, storage_accounts};
+use moat_store::blobs::{Blob, Entry, Key, Listing};
 
 use super::ask::{Ask, Fail};
 
@@ -14,6 +15,9 @@ use super::ask::{Ask, Fail};
 const READ_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Life of an address to write to: a large file takes its time.
 const WRITE_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(8);
+
+/// Files in one answer; each is a line of some 500 bytes, with a signature.
+const FILES_MAX: usize = 50_000;
 
 /// A file that is there.
 #[derive(Debug, Clone)]
@@ -26,6 +30,12 @@ pub(super) struct Found {
     pub(super) etag: String,
     /// When it was written.
     pub(super) modified: jiff::Timestamp,
+}
+
+impl From<Blob> for Found {
+    fn from(blob: Blob) -> Self {
+        Self { name: blob.name, size: blob.size, etag: format!("0x{:X}", blob.etag), modified: blob.modified }
+    }
 }
 
 /// The storage account that the workspace names.
@@ -44,16 +54,38 @@ pub(super) fn account<'a>(view: &View<'a>) -> Result<&'a Stored, ApiError> {
     })
 }
 
-/// Every file whose name begins with `prefix`, in the order of names. No file is kept before the blob service is there.
+/// Every file whose name begins with `prefix`, in the order of names. No container has no files.
 pub(super) async fn list(ask: &Ask<'_>, right: Right, container: &str, prefix: &str) -> Result<Vec<Found>, Fail> {
-    let generation = ask.read(right, |view| {
+    let Some(container) = generation(ask, right, container)? else { return Ok(Vec::new()) };
+    let listing = Listing { container, prefix: prefix.to_owned(), delimiter: None, from: None, max: FILES_MAX };
+    let page = ask.blobs(move |blobs| blobs.list(&listing)).await?;
+    if page.next.is_some() {
+        return Err(Fail::Api(ApiError::bad_request(
+            "TooManyArtifacts",
+            format!("There are more than {FILES_MAX} files below `{prefix}`. Ask for a folder below it."),
+        )));
+    }
+    let found = |entry| match entry {
+        Entry::Blob(blob) => Some(Found::from(*blob)),
+        Entry::Prefix(_) => None,
+    };
+    Ok(page.entries.into_iter().filter_map(found).collect())
+}
+
+/// The file of exactly this name.
+pub(super) async fn find(ask: &Ask<'_>, right: Right, container: &str, name: &str) -> Result<Option<Found>, Fail> {
+    let Some(container) = generation(ask, right, container)? else { return Ok(None) };
+    let key = Key { container, name: name.to_owned() };
+    Ok(ask.blobs(move |blobs| blobs.get(&key)).await?.map(Found::from))
+}
+
+/// What the blobs of a container of the workspace's account are kept under.
+fn generation(ask: &Ask<'_>, right: Right, container: &str) -> Result<Option<String>, Fail> {
+    ask.read(right, |view| {
         let account = account(view)?;
         let found = containers::find(view.snapshot, &account.id, container);
         Ok(found.and_then(|d| containers::generation(&d.body)).map(str::to_owned))
-    })?;
-    let Some(generation) = generation else { return Ok(Vec::new()) };
-    let _ = (generation, prefix);
-    Ok(Vec::new())
+    })
 }
 
 /// An address of one file, signed by the account's key for these permissions (`r`, `rcw`) and no other file.

@@ -5,11 +5,14 @@
 //! attempt: the environment's own principal is refused as well, since the answer holds signatures for blobs.
 
 use moat_agent::work::RunReport;
-use moat_arm::{ApiError, ResourceId};
+use moat_arm::{ApiError, ResourceId, Snapshot};
 use moat_control::{Method, RunScope};
 use moat_model::jobs::Place;
+use moat_model::types::microsoft_storage::{containers, storage_accounts};
+use moat_store::blobs::{BlobError, Blobs, Key};
 use serde_json::json;
 
+use super::ask::Fail;
 use super::spec::Writer;
 use crate::http::auth;
 use crate::http::reply::Reply;
@@ -41,7 +44,7 @@ pub(super) async fn answer(server: &Server, call: &Call) -> Reply {
         }
     }
     match (call.method, rest.as_str()) {
-        (Method::Get, "") => specification(server, &asked),
+        (Method::Get, "") => specification(server, &asked).await,
         (Method::Post, "events") => events(server, call, &asked),
         _ => not_found(call),
     }
@@ -66,20 +69,33 @@ fn is_same(token: &RunScope, asked: &RunScope) -> bool {
 }
 
 /// What to run.
-fn specification(server: &Server, scope: &RunScope) -> Reply {
+async fn specification(server: &Server, scope: &RunScope) -> Reply {
     let snapshot = server.store.snapshot();
     let job = ResourceId::parse(&scope.workspace).ok().map(|workspace| workspace.child("jobs", &scope.run));
     let Some(job) = job.and_then(|id| snapshot.get(&id).cloned()) else {
         return Reply::error(ApiError::new(404, "NotFound", format!("There is no run `{}`.", scope.run)));
     };
-    // No file is kept before the blob service is there, so what may be either is a folder.
-    let is_blob = |_: &Place| false;
-    let writer = Writer { snapshot: &snapshot, offer: &server.offer, now: server.clock.now(), is_blob: &is_blob };
-    match writer.write(&job) {
+    let (offer, now, blobs) = (server.offer.clone(), server.clock.now(), server.blobs.clone());
+    // The index of blobs is on disk: it is asked away from the threads that answer.
+    let written = tokio::task::spawn_blocking(move || {
+        let is_blob = |place: &Place| is_blob(&snapshot, &blobs, place);
+        Writer { snapshot: &snapshot, offer: &offer, now, is_blob: &is_blob }.write(&job)
+    });
+    match written.await.unwrap_or_else(|_| Err(Fail::from(BlobError::Panicked))) {
         // It holds signatures: nobody on the way keeps it.
         Ok(specification) => Reply::json(200, &json!(specification)).with("Cache-Control", "no-store"),
-        Err(error) => Reply::error(error),
+        Err(Fail::Api(error)) => Reply::error(error),
+        Err(Fail::Store(error)) => crate::http::arm::not_stored(server, error),
     }
+}
+
+/// Whether a place is one blob; what is neither a blob nor a folder is the node's to find missing.
+fn is_blob(snapshot: &Snapshot, blobs: &Blobs, place: &Place) -> Result<bool, BlobError> {
+    let account = storage_accounts::find(snapshot, &place.account);
+    let container = account.and_then(|account| containers::find(snapshot, &account.id, &place.container));
+    let Some(generation) = container.and_then(|d| containers::generation(&d.body)) else { return Ok(false) };
+    let key = Key { container: generation.to_owned(), name: place.path.clone() };
+    Ok(blobs.get(&key)?.is_some())
 }
 
 /// Progress of the run; the answer is what the node is to be told.

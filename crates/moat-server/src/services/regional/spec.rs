@@ -13,6 +13,9 @@ use moat_model::jobs::{self, JobPlan, Place};
 use moat_model::storage::{AccountKey, percent_encode, sas};
 use moat_model::types::microsoft_machinelearningservices::vm_sizes;
 use moat_model::types::microsoft_storage::storage_accounts;
+use moat_store::blobs::BlobError;
+
+use super::ask::Fail;
 
 /// Signatures outlive the program's limit by this: inputs are brought before, outputs stored after.
 const SIGNED_BEYOND_LIMIT: SignedDuration = SignedDuration::from_hours(6);
@@ -33,12 +36,12 @@ pub(super) struct Writer<'a> {
     pub(super) offer: &'a Offer,
     pub(super) now: Timestamp,
     /// Whether there is a blob of exactly this name.
-    pub(super) is_blob: &'a dyn Fn(&Place) -> bool,
+    pub(super) is_blob: &'a dyn Fn(&Place) -> Result<bool, BlobError>,
 }
 
 impl Writer<'_> {
     /// The specification of `job`.
-    pub(super) fn write(&self, job: &Stored) -> Result<RunSpec, ApiError> {
+    pub(super) fn write(&self, job: &Stored) -> Result<RunSpec, Fail> {
         let plan = jobs::plan(self.snapshot, job)?;
         let life = match plan.timeout_seconds.and_then(|s| i64::try_from(s).ok()) {
             Some(limit) => SignedDuration::from_secs(limit).saturating_add(SIGNED_BEYOND_LIMIT),
@@ -48,8 +51,9 @@ impl Writer<'_> {
         let signer = Signer { snapshot: self.snapshot, until };
         let (environment, mut variables) = self.environment(job)?;
         variables.extend(plan.variables.clone());
-        let inputs = plan.inputs.iter().map(|input| self.input(&signer, input)).collect::<Result<_, _>>()?;
-        let outputs = plan.outputs.iter().map(|output| destination(&signer, output)).collect::<Result<_, _>>()?;
+        let inputs = plan.inputs.iter().map(|input| self.input(&signer, input)).collect::<Result<_, Fail>>()?;
+        let outputs =
+            plan.outputs.iter().map(|output| destination(&signer, output)).collect::<Result<_, ApiError>>()?;
         Ok(RunSpec {
             code: plan.code.as_ref().map(|code| self.source(&signer, code)).transpose()?.map(|(source, _)| source),
             artifacts: signer.prefix(&plan.artifacts, WRITE)?,
@@ -99,7 +103,7 @@ impl Writer<'_> {
         }
     }
 
-    fn input(&self, signer: &Signer<'_>, input: &jobs::Input) -> Result<Input, ApiError> {
+    fn input(&self, signer: &Signer<'_>, input: &jobs::Input) -> Result<Input, Fail> {
         let (source, is_file) = self.source(signer, &input.source)?;
         // One blob lies at the path itself: the node brings it into the folder above, under the last name.
         let (path, source) = match (is_file, input.path.rsplit_once('/'), source) {
@@ -113,18 +117,19 @@ impl Writer<'_> {
     }
 
     /// Signed; and whether it is one blob that stands for the place itself.
-    fn source(&self, signer: &Signer<'_>, source: &jobs::Source) -> Result<(Source, bool), ApiError> {
-        let one = |place: &Place| -> Result<_, ApiError> {
+    fn source(&self, signer: &Signer<'_>, source: &jobs::Source) -> Result<(Source, bool), Fail> {
+        let one = |place: &Place| -> Result<_, Fail> {
             let name = place.path.rsplit('/').next().unwrap_or_default();
             Ok((Source::Files(vec![signer.blob(name, place)?]), true))
         };
         match source {
             jobs::Source::Folder(place) => Ok((Source::Folder(signer.prefix(place, READ)?), false)),
             jobs::Source::Blob(place) => one(place),
-            jobs::Source::BlobOrFolder(place) if (self.is_blob)(place) => one(place),
+            jobs::Source::BlobOrFolder(place) if (self.is_blob)(place)? => one(place),
             jobs::Source::BlobOrFolder(place) => Ok((Source::Folder(signer.prefix(place, READ)?), false)),
             jobs::Source::Blobs(blobs) => {
-                let signed = blobs.iter().map(|(path, place)| signer.blob(path, place)).collect::<Result<_, _>>()?;
+                let signed =
+                    blobs.iter().map(|(path, place)| signer.blob(path, place)).collect::<Result<_, ApiError>>()?;
                 Ok((Source::Files(signed), false))
             }
         }
