@@ -69,6 +69,9 @@ pub const ENVIRONMENTS_DIR: &str = "/run/moat/environments";
 /// Where an agent has its private, bounded, writable space; wiped between runs.
 pub const WORK_DIR: &str = "/run/moat/work";
 
+/// Where the program's output is appended, below [`RunSpec::artifacts`]; clients look for this name (PROTOCOL 6.6).
+pub const LOG_PATH: &str = "user_logs/std_log.txt";
+
 /// An image reference, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -116,4 +116,7 @@ pub struct RunReport {
     /// Which limits the kernel enforced for the program, for the job's properties: `cgroup-v1`, `cgroup-v2`, `rlimit`.
     #[serde(default)]
     pub limits: Option<String>,
+    /// The first bytes of the program's output are in the store.
+    #[serde(default)]
+    pub log_begun: bool,
 }

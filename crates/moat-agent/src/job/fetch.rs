@@ -37,7 +37,11 @@ pub(crate) async fn bring(store: &Store, source: &Source, folder: Folder, what: 
         }
     };
     if files.is_empty() {
-        return Err(Stop::failed("InputMissing", format!("There is nothing at the place of {what}.")));
+        let place = match source {
+            Source::Folder(prefix) => format!("`{}` of the container `{}`", prefix.prefix, prefix.container),
+            Source::Files(_) => "its place".to_owned(),
+        };
+        return Err(Stop::failed("InputMissing", format!("There is no file of {what} at {place}. Was it uploaded?")));
     }
     if files.len() > FILES_MAX {
         let why = format!("{what} has {} files, more than {FILES_MAX}. Pack them.", files.len());

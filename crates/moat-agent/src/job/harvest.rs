@@ -24,6 +24,34 @@ const NAMED_MAX: usize = 5;
 /// Azure's bound of blocks in one blob.
 const BLOCKS_MAX: u64 = 50_000;
 
+/// Bytes that one run may leave, its artifacts and all its outputs together. The work folder bounds what is really
+/// written; a file of holes takes nothing there, and all of its size in the store.
+const RUN_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
+/// What a run may still leave.
+#[derive(Debug)]
+pub(crate) struct Room(u64);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(RUN_BYTES_MAX)
+    }
+}
+
+impl Room {
+    /// Takes so much of it, or says that there is less.
+    fn claim(&mut self, bytes: u64, what: &str) -> Result<(), Stop> {
+        self.0 = self.0.checked_sub(bytes).ok_or_else(|| {
+            let left = self.0;
+            let why = format!(
+                "There are {bytes} bytes in {what}, and {left} are left of the {RUN_BYTES_MAX} that one run may leave."
+            );
+            Stop::failed("LimitExceeded", why)
+        })?;
+        Ok(())
+    }
+}
+
 /// What was taken, and what was not.
 #[derive(Debug, Default)]
 pub(crate) struct Harvest {
@@ -39,9 +67,12 @@ pub(crate) async fn folder(
     to: &Prefix,
     below: &str,
     what: &str,
+    room: &mut Room,
 ) -> Result<Harvest, Stop> {
     let mut skipped = Vec::new();
-    let names = names(&folder, what, &mut skipped)?;
+    let (names, bytes) = names(&folder, what, &mut skipped)?;
+    // Before the first byte is sent: half of an output is of no use.
+    room.claim(bytes, what)?;
     let mut harvest = Harvest { warnings: told(what, &skipped), ..Harvest::default() };
     let (folder, to, what): (_, Arc<Prefix>, Arc<str>) = (Arc::new(folder), Arc::new(to.clone()), what.into());
     let mut going: JoinSet<Result<u64, Stop>> = JoinSet::new();
@@ -66,9 +97,17 @@ pub(crate) async fn folder(
 }
 
 /// Sends one file to the very blob that `to` names.
-pub(crate) async fn file(store: &Store, folder: &Folder, name: &str, to: &Prefix, what: &str) -> Result<Harvest, Stop> {
+pub(crate) async fn file(
+    store: &Store,
+    folder: &Folder,
+    name: &str,
+    to: &Prefix,
+    what: &str,
+    room: &mut Room,
+) -> Result<Harvest, Stop> {
     match folder.file(name) {
         Ok(found) => {
+            room.claim(found.bytes, what)?;
             let bytes = send(store, found.file, found.bytes, to, "", what).await?;
             Ok(Harvest { files: 1, bytes, warnings: Vec::new() })
         }
@@ -79,19 +118,20 @@ pub(crate) async fn file(store: &Store, folder: &Folder, name: &str, to: &Prefix
     }
 }
 
-/// The files below `folder`, and what there is beside them.
-fn names(folder: &Folder, what: &str, skipped: &mut Vec<(String, Skipped)>) -> Result<Vec<String>, Stop> {
-    let mut names = Vec::new();
+/// The files below `folder`, the bytes of all of them, and what there is beside them.
+fn names(folder: &Folder, what: &str, skipped: &mut Vec<(String, Skipped)>) -> Result<(Vec<String>, u64), Stop> {
+    let (mut names, mut bytes) = (Vec::new(), 0u64);
     let walked = folder.walk(
         ENTRIES_MAX,
         |found| {
             names.push(found.path);
+            bytes = bytes.saturating_add(found.bytes);
             Ok(Flow::Continue(()))
         },
         |path, why| skipped.push((path.to_owned(), why)),
     );
     match walked {
-        Ok(()) => Ok(names),
+        Ok(()) => Ok((names, bytes)),
         Err(WalkError::TooMany(max)) => {
             let why = format!("There are more than {max} files in {what}. Pack them into archives.");
             Err(Stop::failed("OutputRefused", why))
@@ -177,4 +217,21 @@ fn lost(what: &str, name: &str, error: &io::Error) -> Stop {
         return Stop::failed("OutputRefused", why);
     }
     Stop::node(&format!("reading `{}` in {what}", name.escape_debug()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::Outcome;
+
+    #[test]
+    fn all_that_a_run_leaves_shares_one_room() {
+        let mut room = Room::default();
+        room.claim(RUN_BYTES_MAX - 10, "a").unwrap();
+        let Err(Stop(Outcome::Failed { code, message })) = room.claim(11, "the output `b`") else { panic!("too much") };
+        assert_eq!(code, "LimitExceeded");
+        assert!(message.contains("11 bytes in the output `b`, and 10 are left"), "{message}");
+        room.claim(10, "c").unwrap();
+        assert!(room.claim(u64::MAX, "d").is_err());
+    }
 }

@@ -17,10 +17,8 @@ use tokio::time::{Instant, sleep_until};
 use super::blob::{BLOCK_BYTES_MAX, End, Store};
 use super::http::Trouble;
 use super::patience::Patience;
-use crate::spec::Prefix;
+use crate::spec::{LOG_PATH, Prefix};
 
-/// Where the log lies below the run's prefix; clients look for this name (PROTOCOL 6.6).
-pub(crate) const LOG_PATH: &str = "user_logs/std_log.txt";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// What waits for the store in memory.
 const BUFFER_BYTES_MAX: usize = 2 * BLOCK_BYTES_MAX;
@@ -107,13 +105,23 @@ impl Log {
         }
     }
 
-    /// Sends what comes until the log is closed and all of it is stored.
-    pub(crate) async fn write(&self, store: &Store, to: &Prefix, mut end: End) -> Result<Tally, Trouble> {
+    /// Sends what comes until the log is closed and all of it is stored. `begun` is told when the first of it is.
+    pub(crate) async fn write(
+        &self,
+        store: &Store,
+        to: &Prefix,
+        mut end: End,
+        begun: impl FnOnce(),
+    ) -> Result<Tally, Trouble> {
+        let mut begun = Some(begun);
         let patience = store.client().patience();
         let mut sent: Option<Instant> = None;
         while let Some(batch) = self.batch(sent.map(|at| at + pause(end.blocks, patience.log_batch)), patience).await {
             sent = Some(Instant::now());
             store.append(to, LOG_PATH, &mut end, batch, patience.store).await?;
+            if let Some(tell) = begun.take() {
+                tell();
+            }
         }
         let tally = self.buffer().tally;
         if tally.lost > 0 {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::blob::Store;
-use super::harvest::{self, Harvest};
+use super::harvest::{self, Harvest, Room};
 use super::identity::Identity;
 use super::learning::Learning;
 use super::place::{ARTIFACT_FOLDERS, Places};
@@ -128,11 +128,13 @@ impl Machine {
         let path = places.finish(&spec.environment)?;
         let opened =
             async { log::open(&store, &spec.artifacts).await.map_err(|t| Stop::service("opening the log", t)) };
+        let (jobs, ticket) = (self.jobs.clone(), self.ticket.clone());
         let plan = program::Plan {
             spec: &spec,
             variables: program::variables(&spec, &token, &path, &places.home()),
             mounts: places.mounts(),
             end: cancel.unless(opened).await?,
+            log_begun: Box::new(move || jobs.tell(&ticket, |report| report.log_begun = true)),
         };
         let started = |limits| self.jobs.tell(&self.ticket, |report| report.limits = Some(limits));
         let ran = program::run(&self.node.sandbox, &store, plan, cancel.clone(), started).await?;
@@ -253,6 +255,7 @@ async fn take(
     named: Vec<Placed<'_>>,
     well: bool,
 ) -> Result<(Harvest, Vec<String>), Stop> {
+    let mut room = Room::default();
     let mut all = Harvest::default();
     let mut warnings = Vec::new();
     let mut add = |one: Harvest| {
@@ -265,7 +268,7 @@ async fn take(
         // A program may remove it, or put something else in its place.
         let Ok(folder) = start.folder(name) else { continue };
         let what = format!("the folder `{name}`");
-        add(harvest::folder(store, folder, &spec.artifacts, &format!("{name}/"), &what).await?);
+        add(harvest::folder(store, folder, &spec.artifacts, &format!("{name}/"), &what, &mut room).await?);
     }
     for (output, folder, file) in named {
         if !well && !output.even_if_failed {
@@ -273,8 +276,8 @@ async fn take(
         }
         let what = format!("the output `{}`", output.name);
         add(match file {
-            Some(file) => harvest::file(store, &folder, &file, &output.destination, &what).await?,
-            None => harvest::folder(store, folder, &output.destination, "", &what).await?,
+            Some(file) => harvest::file(store, &folder, &file, &output.destination, &what, &mut room).await?,
+            None => harvest::folder(store, folder, &output.destination, "", &what, &mut room).await?,
         });
     }
     Ok((all, warnings))

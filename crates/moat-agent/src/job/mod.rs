@@ -161,6 +161,7 @@ impl Jobs {
                     outcome: None,
                     warnings: Vec::new(),
                     limits: None,
+                    log_begun: false,
                 };
                 state.current = Some(Current { report, cancel });
                 // The other end lives as long as the agent.

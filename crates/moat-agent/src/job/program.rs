@@ -35,6 +35,8 @@ pub(super) struct Plan<'a> {
     pub mounts: Vec<Mount>,
     /// Where the log goes on.
     pub end: End,
+    /// Told when the first of the output is stored.
+    pub log_begun: Box<dyn FnOnce() + Send>,
 }
 
 /// A program that ran.
@@ -83,7 +85,7 @@ pub(super) async fn run(
     }));
     let mut writer = Task(tokio::spawn({
         let (log, store, to, end) = (log.clone(), store.clone(), plan.spec.artifacts.clone(), plan.end);
-        async move { log.write(&store, &to, end).await }
+        async move { log.write(&store, &to, end, plan.log_begun).await }
     }));
 
     let alive = program.alive().try_clone_to_owned().and_then(pipe::Receiver::from_owned_fd).map_err(broken)?;

@@ -277,6 +277,9 @@ impl Work<'_> {
         if ran || matches!(seen.phase, Phase::Running | Phase::Outputs) {
             job.run.started.get_or_insert(self.now);
         }
+        if seen.log_begun {
+            job.run.log_begun.get_or_insert(self.now);
+        }
         seen.warnings.iter().for_each(|w| job.warn(w.clone()));
         if seen.limits.is_some() {
             job.run.limits.clone_from(&seen.limits);

@@ -96,7 +96,7 @@ impl World {
 
     fn seen(&self, name: &str, phase: Phase, end: Option<End>) -> RunSeen {
         let (job, attempt) = (id(name).key().to_owned(), self.run(name).attempt);
-        RunSeen { job, attempt, phase, end, warnings: Vec::new(), limits: None }
+        RunSeen { job, attempt, phase, end, warnings: Vec::new(), limits: None, log_begun: false }
     }
 
     /// The node of the job reports.
@@ -115,7 +115,8 @@ impl World {
             Some(Order::Start { job, attempt }) => {
                 let (job, attempt) = (job.key().to_owned(), *attempt);
                 let (warnings, limits) = (Vec::new(), Some("rlimit".to_owned()));
-                agent.run = Some(RunSeen { job, attempt, phase: Phase::Accepted, end: None, warnings, limits });
+                let (phase, end, log_begun) = (Phase::Accepted, None, false);
+                agent.run = Some(RunSeen { job, attempt, phase, end, warnings, limits, log_begun });
             }
             Some(Order::Cancel { .. }) => agent.run.as_mut().unwrap().end = Some(End::Canceled),
             Some(Order::Forget) => agent.run = None,

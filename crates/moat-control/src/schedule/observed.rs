@@ -50,6 +50,8 @@ pub struct RunSeen {
     pub warnings: Vec<String>,
     /// Limits the kernel enforces.
     pub limits: Option<String>,
+    /// The first bytes of its log are in the store.
+    pub log_begun: bool,
 }
 
 /// How far a run is, in order.

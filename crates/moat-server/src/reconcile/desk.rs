@@ -290,7 +290,8 @@ impl Desk {
                 && (&before.job, before.attempt) == (&run.job, run.attempt)
                 && (before.end.is_some() || before.phase > run.phase)
             {
-                *run = before.clone();
+                let log_begun = before.log_begun || run.log_begun;
+                *run = RunSeen { log_begun, ..before.clone() };
             }
             if before == Some(&next) {
                 return false;
@@ -316,6 +317,7 @@ impl Desk {
             end,
             warnings: report.warnings.iter().take(WARNINGS_MAX).map(|w| bounded(w)).collect(),
             limits: report.limits.as_deref().map(bounded),
+            log_begun: report.log_begun,
         })
     }
 

@@ -1,4 +1,5 @@
-//! Methods of the control socket about jobs: `job_list`, `job_show`, `job_cancel`.
+//! Methods of the control socket about jobs: `job_list`, `job_show`, `job_cancel`; `job_logs` is
+//! [`super::job_log`].
 //!
 //! A job's time is told by its steps: from submit to the queue, a node, each phase on the node, the first line of its
 //! log and the end. So "how long does a job take until its first line" has an answer that adds up.
@@ -25,6 +26,9 @@ pub fn add(server: &Server) {
     server.control.add_simple("job_show", |server, params| async move {
         let snapshot = server.store.snapshot();
         Ok(row(find(&snapshot, &params)?))
+    });
+    server.control.add("job_logs", |server, params, caller| {
+        Box::pin(async move { super::job_log::answer(&server, &params, caller).await })
     });
     server.control.add_simple("job_cancel", |server, params| async move { cancel(&server, &params).await });
 }

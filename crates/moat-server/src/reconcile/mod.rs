@@ -5,7 +5,7 @@
 //! * [`nodes`] starts an agent for each node and asks it, by packets, whether it can be managed.
 //! * [`desk`] keeps what nodes say of their runs, and finds what they are to be told.
 //! * [`clusters`] folds those findings into documents and decides about nodes.
-//! * [`jobs`] answers `moat job`.
+//! * [`jobs`] and `job_log` answer `moat job`.
 //! * [`environments`] builds what jobs in preparation need.
 //! * [`control`] answers `moat place`, `trace`, `flows`, `cluster` and `verify`.
 //!
@@ -19,6 +19,7 @@ pub mod ends;
 pub mod environments;
 pub mod flows;
 pub mod hands;
+mod job_log;
 pub mod jobs;
 pub mod network;
 pub mod nodes;

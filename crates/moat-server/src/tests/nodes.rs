@@ -129,7 +129,7 @@ impl World {
     }
 
     fn report(&self, name: &str, phase: Phase, outcome: Option<Outcome>) -> RunReport {
-        RunReport { ticket: self.ticket(name, 1), phase, outcome, warnings: Vec::new(), limits: None }
+        RunReport { ticket: self.ticket(name, 1), phase, outcome, warnings: Vec::new(), limits: None, log_begun: false }
     }
 
     fn node_status(run: Option<RunReport>) -> NodeStatus {
@@ -235,9 +235,15 @@ fn events_tell_at_once_and_bring_back_orders() {
     let post = |report: &RunReport| world.with(&token, "POST", &url, &serde_json::to_string(report).unwrap());
     assert_eq!(post(&world.report("j", Phase::Running, None)).status, 204);
     assert_eq!(world.status("j"), Status::Running);
+    assert_eq!(Run::of(&world.body("j")).log_begun, None);
+    assert_eq!(post(&RunReport { log_begun: true, ..world.report("j", Phase::Running, None) }).status, 204);
+    assert_eq!(world.status("j"), Status::Running);
+    let begun = Run::of(&world.body("j")).log_begun;
+    assert!(begun.is_some());
     // The slower way says something older.
     world.says(Some(world.report("j", Phase::Inputs, None)));
     assert_eq!(world.status("j"), Status::Running);
+    assert_eq!(Run::of(&world.body("j")).log_begun, begun, "the first line comes once");
     let mut body = world.body("j");
     Status::CancelRequested.put(&mut body);
     world.write("j", body);
@@ -294,6 +300,7 @@ fn a_proof_is_good_once_for_the_run_that_the_node_has() {
 #[test]
 fn a_runs_token_opens_its_own_attempt_and_nothing_else() {
     let world = World::new();
+    world.have_storage();
     world.submit("j");
     let (token, workspace) = (world.token("j"), world.workspace.to_string());
     let event = serde_json::to_string(&world.report("j", Phase::Running, None)).unwrap();
@@ -310,7 +317,7 @@ fn a_runs_token_opens_its_own_attempt_and_nothing_else() {
     for (method, url) in [("PUT", group.as_str()), ("GET", group.as_str()), ("DELETE", group.as_str())] {
         assert!(matches!(world.with(&token, method, url, "{\"location\":\"westus2\"}").status, 401 | 403), "{url}");
     }
-    let blob = world.with(&token, "GET", "acct.blob.core.windows.net/c/b", "");
+    let blob = world.with(&token, "GET", "specacct.blob.core.windows.net/azureml/ExperimentRun/dcid.j/b", "");
     assert!(matches!(blob.status, 401 | 403), "{}", blob.text());
     let computes = format!("westus2.api.azureml.ms/rp/workspaces{workspace}/computes?api-version=2020-02-02");
     assert_eq!(world.with(&token, "GET", &computes, "").status, 403);

@@ -396,6 +396,58 @@ fn places_for_artifacts_are_for_one_file_each() {
 }
 
 #[test]
+fn a_log_is_printed_as_far_as_it_is_and_followed_to_the_end_of_its_run() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let lab = Lab::new();
+    crate::reconcile::jobs::add(&lab.server.ready.server);
+    lab.have_run("r1", |_, _| {});
+    let logs = |follow: bool| json!({"method": "job_logs", "params": {"name": "wsp/r1", "follow": follow}}).to_string();
+    assert_eq!(lab.server.control(&logs(false))[0]["error"]["code"], "no-log");
+    let absent = json!({"method": "job_logs", "params": {"name": "none"}}).to_string();
+    assert_eq!(lab.server.control(&absent)[0]["error"]["code"], "no-such-job");
+
+    let body = json!({"paths": [{"path": "user_logs/std_log.txt"}]});
+    let made = lab.post("artifact/v2.0 artifacts/batch/metadata/ExperimentRun/dcid.r1", body);
+    let url = made["artifactContentInformation"]["user_logs/std_log.txt"]["contentUri"].as_str().unwrap();
+    let url = url.strip_prefix("https://").unwrap();
+    assert_eq!(lab.server.call("PUT", url, &[("x-ms-blob-type", "AppendBlob")], "").status, 201);
+    let append = |text: &str| {
+        let appended = lab.server.call("PUT", &format!("{url}&comp=appendblock"), &[], text);
+        assert_eq!(appended.status, 201, "{}", appended.text());
+    };
+    append("one\n");
+    assert_eq!(lab.server.control(&logs(false)), [json!({"ok": {"text": "one\n"}}), json!({"ok": {"end": "Running"}})]);
+
+    let socket = lab.server.dir.path().join("control.sock");
+    let mut follower = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    follower.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    follower.write_all(format!("{}\n", logs(true)).as_bytes()).unwrap();
+    let mut lines = BufReader::new(follower).lines();
+    let mut next = || lines.next().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["ok"].take());
+    assert_eq!(next().unwrap()["text"], "one\n");
+    // Longer than a piece, and no piece ends where a character does.
+    let rest = format!("x{}\n", "é".repeat(100_000));
+    append(&rest);
+    let mut told = String::new();
+    while told.len() < rest.len() {
+        let piece = next().unwrap();
+        let text = piece["text"].as_str().unwrap();
+        assert!(text.len() <= 64 * 1024 + 3, "{}", text.len());
+        told.push_str(text);
+    }
+    assert!(told == rest);
+    append("last\n");
+    lab.have_run("r1", |run, body| {
+        Status::Finalizing.put(body);
+        run.ended = Some(jiff::Timestamp::now());
+    });
+    assert_eq!(next().unwrap()["text"], "last\n");
+    assert_eq!(next().unwrap()["end"], "Finalizing");
+    assert_eq!(next(), None);
+}
+
+#[test]
 fn datastores_show_their_key_to_who_may_see_it() {
     let lab = Lab::new();
     let default = lab.get("datastore/v1.0 default");

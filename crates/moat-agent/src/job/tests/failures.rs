@@ -111,7 +111,9 @@ fn services_that_refuse_are_quoted() {
 
     let world = stocked();
     let report = world.run(RunSpec { code: Some(Source::Folder(prefix("nothing"))), ..spec() });
-    assert_eq!(failure(&report).1, "InputMissing");
+    let (phase, code, message) = failure(&report);
+    assert_eq!((phase, code.as_str()), (Phase::Code, "InputMissing"));
+    assert!(message.contains("the code at `nothing` of the container `c`"), "{message}");
 
     for (repository, expected) in [("no/such", "ImageNotFound"), ("closed/base", "")] {
         let world = stocked();

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::world::{Fault, STORAGE, World, script};
-use crate::job::log::LOG_PATH;
+use crate::spec::LOG_PATH;
 use crate::work::{Outcome, Phase};
 
 const APPEND: &str = "comp=appendblock";
@@ -13,9 +13,17 @@ fn a_line_is_there_while_the_program_runs() {
     let world = World::new();
     world.begin(script("echo first; exec sleep 1000"));
     world.until_log("first\n");
-    assert_eq!(world.jobs.report().unwrap().outcome, None);
+    let report = world.until_report("the first line", |report| report.log_begun);
+    assert_eq!(report.outcome, None);
     world.cancel(0);
     world.end();
+}
+
+#[test]
+fn a_log_without_a_line_has_not_begun() {
+    let world = World::new();
+    let report = world.run(script("exit 0"));
+    assert_eq!((report.outcome, report.log_begun), (Some(Outcome::Exited { code: 0 }), false));
 }
 
 #[test]

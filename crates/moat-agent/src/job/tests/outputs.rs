@@ -42,3 +42,20 @@ fn a_large_file_arrives_whole() {
     assert!(large.len() == 9_437_185 && large.iter().all(|b| *b == b'x'));
     assert_eq!(world.bytes("run/outputs/nothing"), Some(Vec::new()));
 }
+
+#[test]
+fn what_a_run_leaves_is_bounded_before_anything_of_it_is_sent() {
+    // Files of holes: nothing on the node's disk, and each alone within the bound.
+    let holes = "truncate -s 40G outputs/a; truncate -s 40G outputs/b; echo kept > logs/kept";
+    let world = World::new();
+    let report = world.run(script(holes));
+    let Some(Outcome::Failed { code, message }) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert_eq!((report.phase, code.as_str()), (Phase::Outputs, "LimitExceeded"), "{message}");
+    assert!(message.contains("85899345920 bytes in the folder `outputs`"), "{message}");
+    assert!(!world.names().iter().any(|n| n.contains("/outputs/")), "{:?}", world.names());
+    // A program that failed has failed first of all; what was not stored is a warning.
+    let world = World::new();
+    let report = world.run(script(&format!("{holes}; exit 3")));
+    assert_eq!(report.outcome, Some(Outcome::Exited { code: 3 }));
+    assert!(report.warnings.iter().any(|w| w.contains("LimitExceeded")), "{:?}", report.warnings);
+}

@@ -21,13 +21,13 @@ use percent_encoding::percent_decode_str;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 
+use super::super::Jobs;
 use super::super::patience::Patience;
 use super::super::sandbox::{Exit, Launch, Program, Sandbox, StartError};
-use super::super::{Jobs, log::LOG_PATH};
 use crate::config::{AgentConfig, Destination, Mode};
 use crate::egress::Egress;
 use crate::handshake::{RunAssertion, Status, WorkAnswer, WorkAsk};
-use crate::spec::{Blob, Environment, Limits, Prefix, RunSpec};
+use crate::spec::{Blob, Environment, LOG_PATH, Limits, Prefix, RunSpec};
 use crate::work::{Order, RunReport, Ticket};
 
 pub(crate) const LOGIN: &str = "login.microsoftonline.com";
