@@ -165,7 +165,7 @@ fn personality() -> Program {
 fn core_limit(resource: u32) -> Program {
     vec![
         instruction(LOAD, at_argument(resource), 0, 0),
-        instruction(IF_EQUAL, libc::RLIMIT_CORE as u32, 1, 0),
+        instruction(IF_EQUAL, libc::RLIMIT_CORE, 1, 0),
         ALLOW,
         // Without a new limit it only asks.
         instruction(LOAD, at_argument(resource + 1), 0, 0),

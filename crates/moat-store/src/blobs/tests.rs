@@ -256,7 +256,7 @@ fn appends_of_many_lose_nothing() {
     let appended: Vec<u64> = bed.runtime.block_on(async {
         let tasks: Vec<_> = (0..40_u8)
             .map(|n| {
-                let (blobs, content) = (bed.blobs.clone(), bed.content(&[&[n; 9], &[b'\n']]));
+                let (blobs, content) = (bed.blobs.clone(), bed.content(&[&[n; 9], b"\n"]));
                 tokio::spawn(async move {
                     let done = blobs.append(key("log"), content, |_| Ok::<_, Infallible>(())).await;
                     done.unwrap().unwrap().unwrap().1

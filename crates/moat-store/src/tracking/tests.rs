@@ -1,3 +1,5 @@
+//! What was logged stays: series, limits, batches whole or not at all.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::json;

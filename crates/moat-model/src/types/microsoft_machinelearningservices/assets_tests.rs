@@ -1,3 +1,5 @@
+//! Assets as their clients meet them: versions, labels, hashes, what may change and what may not.
+
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 use super::*;
 use crate::edition::Edition;

@@ -1,3 +1,5 @@
+//! Datastores: the ones of every workspace, their secrets, and what is refused.
+
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 use super::*;
 use crate::edition::Edition;

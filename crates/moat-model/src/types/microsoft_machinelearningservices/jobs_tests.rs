@@ -1,3 +1,5 @@
+//! Jobs as documents: what is taken, refused, shown, cancelled and listed.
+
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 use super::*;
 use crate::edition::Edition;
@@ -117,11 +119,11 @@ fn cancel_asks_once_and_ends_what_nobody_moves() {
     world.put(&id("jobs/one"), job()).unwrap();
     world.post(&id("jobs/one"), "cancel", Value::Null).unwrap();
     let asked = Run::of(&world.get(&id("jobs/one"))).cancel_requested;
-    world.now = world.now + jiff::SignedDuration::from_secs(5);
+    world.now += jiff::SignedDuration::from_secs(5);
     world.post(&id("jobs/one"), "cancel", Value::Null).unwrap();
     let shown = world.get(&id("jobs/one"));
     assert_eq!((Status::of(&shown), Run::of(&shown).cancel_requested), (Some(Status::CancelRequested), asked));
-    assert_eq!((TYPE.settled.unwrap())(&shown), false);
+    assert!(!(TYPE.settled.unwrap())(&shown));
     let mut tracked = json!({"properties": {"status": "Running"}});
     Run { kind: Kind::Tracked, number: 9, ..Run::default() }.put(&mut tracked);
     world.store(&id("jobs/mlflow"), tracked);
