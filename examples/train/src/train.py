@@ -70,6 +70,8 @@ def main():
         if wanted.fail:
             raise SystemExit("asked to fail")
 
+    # Plain MLflow talks to the same endpoint over https, with the run's token from MLFLOW_TRACKING_TOKEN.
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"].replace("azureml://", "https://", 1))
     print("training with seed %d on %s (%s)" % (wanted.seed, platform.node(), address()), flush=True)
     mlflow.log_param("seed", wanted.seed)
     model = train(x, y, random, report)
