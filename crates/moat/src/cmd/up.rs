@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Space of each node for a job's files, in memory while they are there: `512M`, `2G`.
     #[arg(long, value_name = "SIZE", default_value_t = Size(JOB_DISK_BYTES_DEFAULT), env = "MOAT_JOB_DISK")]
     job_disk: Size,
-    /// Index that environments of jobs get their packages from, or `none`. Kept with the environment; https://pypi.org/simple
+    /// Index that environments of jobs get their packages from, or `none`. Kept with the environment; <https://pypi.org/simple>
     /// where nothing was ever said.
     #[arg(long, env = "MOAT_PACKAGE_INDEX", value_name = "URL")]
     package_index: Option<PackageIndex>,
