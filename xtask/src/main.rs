@@ -39,7 +39,7 @@ enum Command {
     /// Submit job files of others and hold what becomes of them against docs/jobs.md.
     Jobs(jobs::Args),
     /// Run the demo, whole and broken on purpose.
-    Demo,
+    Demo(demo::Args),
     /// Replay recordings of Azure against a fresh Moat and compare the answers.
     Replay(replay::Args),
     /// Run the shared client scenarios.
@@ -55,7 +55,7 @@ fn main() -> std::process::ExitCode {
         Command::Differential(args) => differential::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Jobs(args) => jobs::run(&args),
-        Command::Demo => demo::run(),
+        Command::Demo(args) => demo::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Scenarios(args) => scenarios::run(&args),
         Command::Tags(args) => tags::run(&args),

@@ -83,7 +83,6 @@ const SCENARIOS: &[Scenario] = &[
     scenario("40_v2_workspace.py", CURRENT, Client::V2, Needs::NatNetwork),
     scenario("41_v2_compute.py", CURRENT, Client::V2, Needs::NatNetwork),
     scenario("42_v2_job.py", CURRENT, Client::V2, Needs::NatNetwork),
-    scenario("50_mgmt_sdks.py", CURRENT, Client::V2, Needs::NatNetwork),
     scenario("51_blob.py", CURRENT, Client::V2, Needs::NatNetwork),
 ];
 
