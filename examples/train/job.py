@@ -1,6 +1,7 @@
 """Sends src/train.py as a job with azure-ai-ml, streams its log and downloads what it made.
 
-Usage: job.py --group G --workspace W --compute C --seed N [--fail] [--download FOLDER]
+Usage: job.py --group G --workspace W --compute C --seed N [--fail] [--code-of RUN] [--download FOLDER]
+With --code-of the code is that of an earlier run, as it was uploaded for it; without, it is uploaded if need be.
 Prints the result as its last line; exits with 1 unless the job is Completed.
 """
 import argparse
@@ -26,6 +27,7 @@ def main():
         parser.add_argument(name, required=True)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--fail", action="store_true")
+    parser.add_argument("--code-of")
     parser.add_argument("--download", default="downloads")
     wanted = parser.parse_args()
 
@@ -35,7 +37,7 @@ def main():
     job = command(
         experiment_name="moons",
         display_name="half moons, seed %d" % wanted.seed,
-        code=str(HERE / "src"),
+        code=client.jobs.get(wanted.code_of).code if wanted.code_of else str(HERE / "src"),
         command="python train.py --seed ${{inputs.seed}} --model ${{outputs.model}}" + (" --fail" if wanted.fail else ""),
         environment=Environment(
             name="train", image="mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04", conda_file=str(HERE / "conda.yml")

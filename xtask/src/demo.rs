@@ -23,13 +23,19 @@ struct Case {
     says: &'static [&'static str],
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     Case { name: "as it is", arguments: &[], code: 0, says: &["demo: OK, "] },
     Case {
         name: "44224 denied above the allow",
         arguments: &["--break", "nsg"],
         code: 1,
         says: &["unusable", "AllocationFailed", "'Deny44224' (priority 100)", "'trainnsg'", "demo: FAILED at step "],
+    },
+    Case {
+        name: "uploaded code deleted between two jobs",
+        arguments: &["--break", "blob"],
+        code: 1,
+        says: &["There is no file of the code at", "the job did not complete", "demo: FAILED at step "],
     },
     Case {
         name: "training ends with an error",

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, Connection};
 use crate::crash::Random;
 use crate::environment;
-use crate::world::{HostView, Victim, World};
+use crate::world::{self, HostView, Victim, World};
 
 /// Lines that a job prints.
 const LINES: u64 = 40;
@@ -113,8 +113,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         while events.last().is_some_and(|(at, _)| ended >= *at) {
             match events.pop() {
-                Some((_, Event::KillAgent)) => {
-                    agents_killed += u32::from(world.kill_an_agent(|n| random.below(n as u64) as usize)?);
+                Some(event @ (_, Event::KillAgent)) => {
+                    if !world.kill_an_agent(|n| random.below(n as u64) as usize)? {
+                        // No node is up just now: its turn comes at the next look.
+                        events.push(event);
+                        break;
+                    }
+                    agents_killed += 1;
                 }
                 Some((_, Event::KillWorld)) => {
                     world.kill(Victim::by_turns(worlds_killed))?;
@@ -135,6 +140,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     world.down()?;
     wrong.extend(world.gone()?);
     wrong.extend(before.leaks(&HostView::take()?));
+    wrong.extend(world::control_groups().iter().map(|path| format!("control group is left: {}", path.display())));
     let counts: Vec<String> = tally.iter().map(|(state, n)| format!("{n} {state}")).collect();
     println!(
         "soak: {} in {:.0} s; {agents_killed} agents and {worlds_killed} worlds killed, {} jobs cancelled (seed {})",

@@ -272,6 +272,24 @@ fn tree(all: &[Process], root: i32) -> BTreeSet<Process> {
     }
 }
 
+/// Control groups of worlds of [`NAME`]. What a killed world leaves, the next command removes.
+pub(crate) fn control_groups() -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![PathBuf::from("/sys/fs/cgroup")]);
+    while let Some(folder) = open.pop() {
+        // A group may end while it is being listed.
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&format!("moat-{NAME}-"))) {
+                found.push(entry.path());
+            }
+            open.push(entry.path());
+        }
+    }
+    found
+}
+
 /// What of the host a world must not change.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HostView {
