@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -134,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    let (tally, lost) = runtime.block_on(judge(&api, &names, &history))?;
+    let (tally, lost) = runtime.block_on(judge(&api, &world.control_path(), &names, &history))?;
     wrong.extend(lost);
     wrong.extend(runtime.block_on(empty(&api))?);
     world.down()?;
@@ -271,6 +272,7 @@ fn is_terminal(status: &str) -> bool {
 /// Counts by state, and what is not true.
 async fn judge(
     api: &Api,
+    control: &Path,
     names: &[String],
     history: &BTreeMap<&str, Done>,
 ) -> Result<(BTreeMap<String, u32>, Vec<String>)> {
@@ -285,8 +287,8 @@ async fn judge(
             "Canceled" if cancelled => {}
             // Three attempts may be cut off by as many kills; the run has to say so.
             "Failed" => {
-                let why = failure(api, name).await?;
-                if !why.contains("attempt") {
+                let why = failure(control, name)?;
+                if !why.starts_with("attempt 3") {
                     wrong.push(format!("{name} failed: {why}"));
                 }
             }
@@ -296,9 +298,10 @@ async fn judge(
     Ok((tally, wrong))
 }
 
-async fn failure(api: &Api, name: &str) -> Result<String> {
-    let job = api.get(&job_path(api, name)).await?;
-    Ok(format!("{}", job.body["properties"]))
+/// The error of a job, its attempt and warnings.
+fn failure(control: &Path, name: &str) -> Result<String> {
+    let job = world::control(control, "job_show", &json!({ "name": name }))?;
+    Ok(format!("attempt {}: {} {}", job["attempt"], job["error"], job["warnings"]))
 }
 
 /// What a completed job printed and wrote.

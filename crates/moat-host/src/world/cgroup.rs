@@ -11,6 +11,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,10 @@ const WORLD: &str = "world";
 const ROOT: &str = "/sys/fs/cgroup";
 /// Files by which whoever owns a group moves processes and gives controllers on.
 const OWNED: [&str; 4] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"];
+/// How long the kernel may take to have the last process out of a group.
+const BUSY_MAX: Duration = Duration::from_secs(2);
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often a group is made anew that somebody swept away before it was lived in.
 const TRIES: u32 = 3;
 
@@ -151,8 +156,18 @@ impl Groups {
     }
 
     /// Removes them; those with processes in them stay.
+    ///
+    /// A process leaves its groups a little after it has ended for those who wait for it, so a group may be busy for
+    /// some milliseconds.
     pub fn remove(&self) {
-        self.0.iter().for_each(|(_, dir)| remove_tree(dir));
+        let deadline = Instant::now() + BUSY_MAX;
+        for (_, dir) in &self.0 {
+            remove_tree(dir);
+            while dir.exists() && Instant::now() < deadline {
+                std::thread::sleep(LOOK_EVERY);
+                remove_tree(dir);
+            }
+        }
     }
 }
 
