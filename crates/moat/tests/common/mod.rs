@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses what it needs")]
 
+pub mod azure;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::fs::PermissionsExt as _;
