@@ -6,9 +6,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::azure::{Azure, ML, NET, until};
-use common::{User, each_user, kill, lives};
-use nix::sys::signal::Signal;
+use common::azure::{Azure, ML, until};
+use common::{User, each_user};
 use serde_json::{Value, json};
 
 const ACCOUNT: &str = "moatjobstore";
@@ -244,4 +243,181 @@ fn a_job_lives_and_ends_in_2021() {
 #[test]
 fn a_job_lives_and_ends_today() {
     life(&User::new(None), "current");
+}
+
+/// A service that is denied once a node is idle and has run a job: the next job fails in the phase that needs it,
+/// and its error and the flow log name the rule.
+fn denied(edition: &str, tag: &str, service: &str, jobs: &[(&str, &str)]) {
+    let user = User::new(None);
+    let lab =
+        Lab::up(&user, &["--edition", edition], &[("code/main.sh", "echo code ran\n"), ("data/one.txt", "data\n")]);
+    lab.standing("cpucluster", 1);
+    let submit = |name: &str, needs: &str| {
+        let (command, extra) = match needs {
+            "code" => ("bash main.sh", json!({"codeId": format!("{{sub}}{ML}/codes/code/versions/1")})),
+            _ => (
+                "cat ${{inputs.one}}",
+                json!({"inputs": {"one": {"jobInputType": "uri_file", "uri": format!("{STUFF}/data/one.txt")}}}),
+            ),
+        };
+        lab.submit(name, command, extra);
+    };
+    // Connections that an earlier job opened must not carry a later one past a rule.
+    submit("before", "code");
+    let before = lab.ended("before", "Completed");
+    lab.azure.deny("DenyService", 200, "Outbound", "*", tag, "443");
+    for (needs, phase) in jobs {
+        let name = format!("denied-{phase}");
+        submit(&name, needs);
+        let job = lab.ended(&name, "Failed");
+        assert_eq!(job["node"], before["node"], "the node that was idle takes it: {job:#}");
+        assert_eq!((&job["error"]["code"], &job["error"]["phase"]), (&json!("ServiceUnreachable"), &json!(phase)), "{job:#}");
+        let message = job["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("outbound TCP 443 to {service}")), "{message}");
+        assert!(message.contains("'DenyService' (priority 200)") && message.contains("'trainnsg'"), "{message}");
+    }
+    let address = lab.nodes("cpucluster")[0]["privateIpAddress"].clone();
+    let flows = user.run(&["flows", "-o", "json"]).succeeded().out;
+    let mut flows = flows.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    let dropped = flows.find(|f| f["rule"] == "trainnsg/DenyService" && f["source"] == address);
+    assert_eq!(dropped.unwrap()["destinationPort"], 443);
+}
+
+#[test]
+fn without_active_directory_a_job_fails_at_its_identity() {
+    denied("2021-09", "AzureActiveDirectory", "AzureActiveDirectory", &[("code", "identity")]);
+}
+
+#[test]
+fn without_machine_learning_a_job_fails_at_its_specification() {
+    denied("current", "AzureMachineLearning", "AzureMachineLearning", &[("code", "specification")]);
+}
+
+#[test]
+fn without_the_registry_a_job_fails_at_its_image() {
+    denied("2021-09", "MicrosoftContainerRegistry", "MicrosoftContainerRegistry", &[("code", "image")]);
+}
+
+#[test]
+fn without_storage_a_job_fails_at_its_code_or_inputs() {
+    denied("current", "Storage.WestUS2", "Storage.westus2", &[("code", "code"), ("input", "inputs")]);
+}
+
+/// What a script printed as JSON lines: what it tried, and what came of it.
+fn attempts(log: &str) -> BTreeMap<String, String> {
+    let said = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        Some((line["what"].as_str()?.to_owned(), line["said"].as_str()?.to_owned()))
+    };
+    log.lines().filter_map(said).collect()
+}
+
+#[test]
+fn a_job_reaches_nothing_that_is_not_its_own() {
+    let user = User::new(None);
+    let lab = Lab::up(
+        &user,
+        &["--edition", "2021-09", "--job-disk", "64M"],
+        &[("code/attempts.py", include_str!("jobs/attempts.py")), ("code/bomb.py", include_str!("jobs/bomb.py"))],
+    );
+    lab.standing("cpucluster", 1);
+    lab.standing("other", 1);
+    let code = json!({"codeId": format!("{{sub}}{ML}/codes/code/versions/1")});
+    let address = |cluster: &str| lab.nodes(cluster)[0]["privateIpAddress"].as_str().unwrap().to_owned();
+    // Neighbours meet the rules too: one management port of the other node is closed to them, one is open.
+    lab.azure.deny("DenyNeighbours", 150, "Inbound", "10.0.0.0/24", "*", "44224");
+
+    // A run of another node, under way while its neighbour tries.
+    let mut victim = code.clone();
+    victim["computeId"] = json!(format!("{{sub}}{ML}/computes/other"));
+    lab.submit("victim", "python3 attempts.py '{}'; echo here; sleep 1000", victim);
+    lab.until_logged("victim", "here");
+    let other_who = attempts(&lab.log("victim"))["who"].clone();
+
+    // One that leaves things, and links that lead out of where its outputs are taken from.
+    let leaving = "touch left-behind /tmp/left-behind /dev/shm/left-behind outputs/fine; ln -s /etc/passwd outputs/users; \
+                   ln -s ../../../../.. outputs/up; rmdir logs; ln -s /etc logs; rm -rf $OUT; ln -s /etc $OUT; true";
+    let leaving = leaving.replace("$OUT", "${{outputs.result}}");
+    let output = json!({"jobOutputType": "uri_folder", "uri": format!("{STUFF}/result")});
+    lab.submit("leaver", &leaving, json!({"outputs": {"result": output}}));
+    let leaver = lab.ended("leaver", "Completed");
+    let kept = lab.artifacts("leaver");
+    assert!(kept.contains(&"outputs/fine".to_owned()), "{kept:?}");
+    assert!(kept.iter().all(|name| name == "outputs/fine" || name.contains("_logs/")), "{kept:?}");
+    let warned = leaver["warnings"].to_string();
+    assert!(warned.contains("`users` in the folder `outputs` was left out: it is a link"), "{warned}");
+    assert!(!lab.blob("stuff?restype=container&comp=list&prefix=result").contains("<Name>"));
+
+    let world: Value = serde_json::from_slice(&std::fs::read(user.state().join("default/world.json")).unwrap()).unwrap();
+    let port: u16 = world["url"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "the server listens where the job looks for it");
+    let control = user.state().join("default/control.sock");
+    assert!(control.exists(), "the socket is where the job looks for it");
+    let variables = lab.azure.send(&[("GET", "", Value::Null)]);
+    let subscription = variables[0]["body"]["id"].as_str().unwrap().to_owned();
+    let given = json!({
+        "victim": "victim", "other": address("other"), "other who": other_who, "left": "left-behind", "port": port,
+        "control": control, "files": [user.state(), user.home(), user.moat, "/root", "/home", "/var/lib", "/run/moat"],
+        "tenant": variables[0]["body"]["tenantId"], "group": format!("{subscription}/resourcegroups/stolen?api-version=2021-04-01"),
+        "workspace": format!("{subscription}{ML}"), "region": REGION, "blobs": STUFF,
+    });
+    lab.submit("thief", &format!("python3 attempts.py '{given}'"), code.clone());
+    let thief = lab.ended("thief", "Completed");
+    assert_eq!(thief["node"], leaver["node"], "the test can fail: {thief:#}");
+    let mut came = attempts(&lab.log("thief"));
+    let who = came.remove("who").unwrap();
+    assert!(who.len() == 36 && who != other_who, "each node has an identity of its own: {who} {other_who}");
+    let freely = came.remove("the other's address, freely").unwrap();
+    assert!(["ENETUNREACH", "EINVAL", "TimeoutError"].contains(&freely.as_str()), "{freely}");
+    let expected = [
+        ("host files", "[]"),
+        ("host names", "[]"),
+        ("control socket", "ENOENT"),
+        ("abstract sockets", "[]"),
+        ("host's loopback", "ECONNREFUSED"),
+        ("processes", "['python3']"),
+        ("what the last job left", "[]"),
+        ("fill .", "ENOSPC"),
+        ("fill /tmp", "ENOSPC"),
+        ("who, asking for the other", "400"),
+        ("who, forwarded", "400"),
+        ("the other's address", "EADDRNOTAVAIL"),
+        ("raw socket", "EPERM"),
+        ("packet socket", "EAFNOSUPPORT"),
+        ("the other's open port", "connected"),
+        ("the other's closed port", "TimeoutError"),
+        ("ARM as the node", "403"),
+        ("ARM as the run", "401"),
+        ("storage as the run", "401"),
+        ("wider by client assertion", "400"),
+        ("wider on behalf of", "400"),
+        ("own run", "True"),
+        ("own tags", "True"),
+        ("own token", "True"),
+        ("own metrics", "[]"),
+        ("own artifact", "True"),
+        ("own specification", "True"),
+        ("other's run", "403"),
+        ("other's tags", "403"),
+        ("other's token", "403"),
+        ("other's metrics", "403"),
+        ("other's artifact", "403"),
+        ("other's specification", "403"),
+        ("other's end", "403"),
+    ];
+    let expected = expected.map(|(what, said)| (what.to_owned(), said.to_owned()));
+    assert_eq!(came, BTreeMap::from(expected));
+    assert_eq!(lab.job("victim")["status"], "Running", "nobody ended it");
+
+    // A fork bomb is bounded, ends when it is told to, and its node goes on.
+    let mark = format!("bomb.py {}", lab.user().state().display());
+    lab.submit("bomb", &format!("python3 {mark}"), code);
+    lab.until_logged("bomb", "refused after");
+    lab.cancel("bomb");
+    let bomb = lab.ended("bomb", "Canceled");
+    assert_eq!((&bomb["attempt"], &bomb["node"]), (&json!(1), &thief["node"]), "{bomb:#}");
+    assert_eq!(processes_with(&mark), [] as [i32; 0]);
+    lab.submit("after", "echo fine", json!({}));
+    let after = lab.ended("after", "Completed");
+    assert_eq!((&after["attempt"], &after["node"]), (&json!(1), &thief["node"]), "{after:#}");
 }

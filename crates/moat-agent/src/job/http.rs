@@ -164,14 +164,14 @@ struct Connection {
     finding: Finding,
 }
 
-/// Shared by all requests of an agent.
+/// Shared by all requests of one run, or of one conversation of the agent.
 #[derive(Clone)]
 pub(crate) struct Client {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    locate: Box<Locate>,
+    locate: Arc<Locate>,
     tls: TlsConnector,
     idle: Mutex<BTreeMap<String, Vec<Connection>>>,
     patience: Patience,
@@ -179,8 +179,16 @@ struct Inner {
 
 impl Client {
     pub(crate) fn new(locate: Box<Locate>, tls: Arc<rustls::ClientConfig>, patience: Patience) -> Self {
-        let inner = Inner { locate, tls: TlsConnector::from(tls), idle: Mutex::default(), patience };
+        let inner = Inner { locate: locate.into(), tls: TlsConnector::from(tls), idle: Mutex::default(), patience };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same without the connections that it has kept. Firewalls let pass what stands: by connections of an earlier
+    /// run, a run would get past a rule that was made since.
+    pub(crate) fn fresh(&self) -> Self {
+        let Inner { locate, tls, patience, idle: _ } = &*self.inner;
+        let (locate, tls, patience) = (locate.clone(), tls.clone(), patience.clone());
+        Self { inner: Arc::new(Inner { locate, tls, idle: Mutex::default(), patience }) }
     }
 
     pub(crate) fn patience(&self) -> &Patience {

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::blob::Store;
 use super::harvest::{self, Harvest, Room};
+use super::http::Client;
 use super::identity::Identity;
 use super::learning::Learning;
 use super::place::{ARTIFACT_FOLDERS, Places};
@@ -54,10 +55,12 @@ impl Cancel {
 
 /// Runs one attempt to its end. The report says how it ended.
 pub(super) async fn run(node: &Arc<Node>, jobs: &Arc<Jobs>, ticket: Ticket, cancel: Cancel) {
-    let identity = Identity::new(node.client.clone(), &node.config.node_id, node.key.clone(), ticket.clone());
+    let client = node.client.fresh();
+    let identity = Identity::new(client.clone(), &node.config.node_id, node.key.clone(), ticket.clone());
     let mut machine = Machine {
-        learning: Learning::new(node.client.clone(), identity.clone(), &ticket),
-        store: Store::new(node.client.clone(), &ticket.region),
+        learning: Learning::new(client.clone(), identity.clone(), &ticket),
+        store: Store::new(client.clone(), &ticket.region),
+        client,
         identity,
         node: node.clone(),
         jobs: jobs.clone(),
@@ -76,6 +79,7 @@ struct Machine {
     jobs: Arc<Jobs>,
     ticket: Ticket,
     cancel: Cancel,
+    client: Client,
     identity: Identity,
     learning: Learning,
     store: Store,
@@ -103,7 +107,7 @@ impl Machine {
 
         if let Some(named) = &spec.environment.image {
             self.enter(Phase::Image);
-            let digest = cancel.unless(image::digest(&self.node.client, named)).await?;
+            let digest = cancel.unless(image::digest(&self.client, named)).await?;
             self.diary.note(&format!("image {}/{} is {digest}", named.host, named.repository));
         }
 
@@ -155,7 +159,7 @@ impl Machine {
         ended: Outcome,
     ) -> Result<Outcome, Stop> {
         let well = matches!(ended, Outcome::Exited { code: 0 });
-        let limit = self.node.client.patience().farewell;
+        let limit = self.client.patience().farewell;
         let work = take(&self.store, spec, places, named, well);
         let taken = if matches!(ended, Outcome::Canceled) {
             // Somebody waits for the end: what cannot be stored soon is not.
@@ -201,7 +205,7 @@ impl Machine {
     /// says the same, and the last one is told by [`Machine::end`].
     fn tell_progress(&self) -> Task<()> {
         let (jobs, learning, ticket) = (self.jobs.clone(), self.learning.clone(), self.ticket.clone());
-        let pause = self.node.client.patience().pause_max;
+        let pause = self.client.patience().pause_max;
         Task(tokio::spawn(async move {
             let mut changes = jobs.changes();
             loop {
@@ -224,7 +228,7 @@ impl Machine {
 
     /// Last words: the diary, the report, and the report again to who asks no more.
     async fn end(mut self, outcome: Outcome) {
-        let limit = self.node.client.patience().farewell;
+        let limit = self.client.patience().farewell;
         self.diary.note(&format!("ended: {}", told(&outcome)));
         if let Some(spec) = &self.spec
             && !is_storage(&outcome)

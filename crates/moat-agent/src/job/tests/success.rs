@@ -98,6 +98,19 @@ fn an_end_is_told_until_it_is_forgotten_and_the_next_run_finds_a_clean_node() {
 }
 
 #[test]
+fn connections_of_one_run_carry_no_other() {
+    let world = World::new();
+    assert_eq!(world.run(script("true")).outcome, Some(Outcome::Exited { code: 0 }));
+    world.jobs.take(Order::Forget(ticket()));
+    // Where a connection stands it would still be answered.
+    world.down(LOGIN, true);
+    world.jobs.take(Order::Start(Ticket { attempt: 2, ..ticket() }));
+    let report = world.end();
+    assert!(matches!(report.outcome, Some(Outcome::Unreachable(_))), "{report:?}");
+    assert_eq!(report.phase, Phase::Identity);
+}
+
+#[test]
 fn a_run_that_goes_on_is_not_forgotten() {
     let world = World::new();
     world.begin(script("sleep 1000"));

@@ -54,8 +54,9 @@ impl Asker {
         true
     }
 
-    /// Tries every path between the services and the node.
-    pub(super) fn ask(&self, target: &Target, agent: &Agent, mark: u64, snapshot: &Snapshot) -> Outcome {
+    /// Tries every path between the services and the node. One that has `started` is not judged by what only its start
+    /// needs (docs/adr/0005): whatever needs that later is a job, which fails and says why.
+    pub(super) fn ask(&self, target: &Target, agent: &Agent, started: bool, mark: u64, snapshot: &Snapshot) -> Outcome {
         let mut status = None;
         let mut silent = None;
         for (offset, port) in (0u16..).zip(&target.ports) {
@@ -88,7 +89,8 @@ impl Asker {
         let simplified = self.landscape.edition == Edition::Current;
         let status = if simplified { reported.or(status) } else { status };
         let findings = status.map(|s| s.findings).unwrap_or_default();
-        for finding in &findings {
+        let is_needed = |f: &&Finding| !started || f.label != target.storage();
+        for finding in findings.iter().filter(is_needed) {
             if let Reach::Failed(why) = &finding.reach {
                 return self.explain(target, finding, why, mark, snapshot);
             }
@@ -99,7 +101,7 @@ impl Asker {
         if findings.is_empty() && simplified {
             return self.explain_silence(target, mark, snapshot);
         }
-        if findings.iter().all(|f| f.reach == Reach::Reached) && !findings.is_empty() {
+        if findings.iter().filter(is_needed).all(|f| f.reach == Reach::Reached) && !findings.is_empty() {
             return Outcome::Good;
         }
         Outcome::TooEarly

@@ -98,6 +98,7 @@ struct Known {
     silent_since: Option<Instant>,
     applied: u64,
     mark: u64,
+    /// All its paths were open at least once since its agent was started.
     heard: bool,
     busy: bool,
 }
@@ -136,6 +137,7 @@ impl Nodes {
         for name in self.host.exited().unwrap_or_default() {
             for state in known.values_mut().filter(|s| s.id.name().eq_ignore_ascii_case(&name)) {
                 state.agent = None;
+                state.heard = false;
             }
         }
         for (key, target) in targets {
@@ -171,7 +173,7 @@ impl Nodes {
     fn spawn(&self, target: &Target, ns: &NsName, key: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
         let simplified = self.landscape.edition == Edition::Current;
         let mut destinations = vec![Destination {
-            label: format!("Storage.{}", target.region),
+            label: target.storage(),
             host: (self.landscape.storage_host)(&target.region),
             port: 443,
         }];
@@ -227,7 +229,7 @@ impl Nodes {
                 state.silent_since = None;
             }
             state.busy = true;
-            let mark = state.mark;
+            let (mark, started) = (state.mark, state.heard);
             if about == About::Paths {
                 state.applied = realised.changed_at;
             }
@@ -237,8 +239,8 @@ impl Nodes {
             let asked = std::thread::Builder::new().name("node".to_owned()).spawn(move || {
                 match about {
                     About::Paths => {
-                        let finding = asker.ask(&about_whom, &agent, mark, &snapshot);
-                        judge(&about_whom, finding, &table, &desk);
+                        let finding = asker.ask(&about_whom, &agent, started, mark, &snapshot);
+                        judge(&about_whom, &agent, finding, &table, &desk);
                     }
                     About::Work => {
                         let pause = if asker.work(&about_whom, &agent) { WORK_HEARTBEAT } else { RETRY };
@@ -282,7 +284,7 @@ fn rest(target: &Target, pause: Duration, known: &Table) {
 }
 
 /// What was found about all paths becomes a verdict.
-fn judge(target: &Target, finding: Outcome, known: &Table, desk: &Desk) {
+fn judge(target: &Target, agent: &Agent, finding: Outcome, known: &Table, desk: &Desk) {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(state) = known.get_mut(&target.document) else { return };
     state.busy = false;
@@ -299,7 +301,8 @@ fn judge(target: &Target, finding: Outcome, known: &Table, desk: &Desk) {
         Outcome::Silent(_) | Outcome::TooEarly => None,
     };
     let good = verdict == Some(NodeVerdict::Reachable);
-    state.heard |= good;
+    // What an agent of before could reach says nothing about the start of the next one.
+    state.heard |= good && state.agent.as_ref().is_some_and(|now| now.instance == agent.instance);
     state.next = Instant::now() + if good { HEARTBEAT } else { RETRY };
     drop(known);
     if let Some(verdict) = verdict {

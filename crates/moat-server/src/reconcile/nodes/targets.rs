@@ -21,6 +21,13 @@ pub(super) struct Target {
     pub(super) region: String,
 }
 
+impl Target {
+    /// What a node needs to start: its programs lie in a storage account of its region.
+    pub(super) fn storage(&self) -> String {
+        format!("Storage.{}", self.region)
+    }
+}
+
 /// Every node that should be talked with, by document key.
 pub(super) fn targets(snapshot: &Snapshot, edition: Edition) -> BTreeMap<String, Target> {
     let mut targets = BTreeMap::new();
