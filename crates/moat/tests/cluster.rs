@@ -6,10 +6,9 @@
 mod common;
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use common::azure::{Azure, NET, rule};
-use common::{SOON, User};
+use common::User;
 use serde_json::{Value, json};
 
 fn messages(cluster: &Value) -> String {
@@ -177,12 +176,6 @@ fn killed_in_the_middle_of_a_scale_up_it_goes_on() {
     let azure = Azure::up(&user, "2021-09", "10.0.0.0/24");
     azure.cluster(json!({}));
     azure.scale(4);
-    let server = user.processes("default")["server"];
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).unwrap();
-    let start = Instant::now();
-    while !user.moat(&["up", "--detach", "--edition", "2021-09"]).output().unwrap().status.success() {
-        assert!(start.elapsed() < SOON, "the environment does not start again");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    user.killed_and_up("server", &["--edition", "2021-09"]);
     azure.until_states("idle", 4);
 }

@@ -7,7 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::azure::{Azure, ML, until};
-use common::{User, each_user};
+use common::{User, each_user, eventually, kill, lives};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const ACCOUNT: &str = "moatjobstore";
@@ -420,4 +421,59 @@ fn a_job_reaches_nothing_that_is_not_its_own() {
     lab.submit("after", "echo fine", json!({}));
     let after = lab.ended("after", "Completed");
     assert_eq!((&after["attempt"], &after["node"]), (&json!(1), &thief["node"]), "{after:#}");
+}
+
+/// What is killed while a job runs: the agent of its node, then everything.
+fn lost(edition: &str) {
+    let user = User::new(None);
+    let lab = Lab::up(&user, &["--edition", edition], &[("data/order.txt", "wait\n")]);
+    lab.standing("cpucluster", 1);
+    // An argument that nobody else's process has.
+    let rest = format!("sleep 2{:09}", std::process::id());
+    let input = json!({"order": {"jobInputType": "uri_file", "uri": format!("{STUFF}/data/order.txt")}});
+    let command = format!("echo begun by $(cat ${{{{inputs.order}}}}); grep -q wait ${{{{inputs.order}}}} && {rest}; echo over");
+    lab.submit("steady", &command, json!({"inputs": input}));
+    lab.until_logged("steady", "begun by wait\n");
+
+    // The agent: its job ends with it, and is given to the next one.
+    lab.upload(&[("data/order.txt", "wait again\n")]);
+    let first = processes_with(&rest);
+    assert!(!first.is_empty(), "the test can see the processes of a job");
+    let agents = agents(&user);
+    assert_eq!(agents.len(), 1, "{agents:?}");
+    kill(agents[0], Signal::SIGKILL);
+    eventually("the processes of the lost attempt end", || !first.iter().any(|pid| lives(*pid)));
+    lab.until_logged("steady", "begun by wait again\n");
+    let steady = lab.job("steady");
+    assert_eq!((&steady["attempt"], &steady["status"]), (&json!(2), &json!("Running")), "{steady:#}");
+    let warnings = steady["warnings"].to_string();
+    assert!(warnings.contains("Attempt 1 was cut off: the agent of the node"), "{warnings}");
+
+    // The world: a job that ran is queued again and ends; one that was asked to end has ended.
+    lab.upload(&[("data/order.txt", "go\n")]);
+    user.killed_and_up("init", &["--edition", edition]);
+    let steady = lab.ended("steady", "Completed");
+    assert_eq!((&steady["attempt"], &steady["exitCode"]), (&json!(3), &json!(0)), "{steady:#}");
+    let warnings = steady["warnings"].to_string();
+    assert!(warnings.contains("Attempt 2 was cut off: the environment was started again"), "{warnings}");
+    let said = ["begun by wait", "begun by wait again", "begun by go", "over"];
+    assert_eq!(lab.log("steady").lines().collect::<Vec<_>>(), said, "one log, attempt after attempt");
+
+    lab.submit("unwanted", &format!("trap '' TERM; echo begun; {rest}"), json!({}));
+    lab.until_logged("unwanted", "begun");
+    lab.cancel("unwanted");
+    user.killed_and_up("server", &["--edition", edition]);
+    let unwanted = lab.ended("unwanted", "Canceled");
+    assert_eq!((&unwanted["attempt"], &unwanted["error"]), (&json!(1), &Value::Null), "{unwanted:#}");
+    eventually("no process of any attempt", || processes_with(&rest).is_empty());
+}
+
+#[test]
+fn a_job_survives_its_node_and_its_world_in_2021() {
+    lost("2021-09");
+}
+
+#[test]
+fn a_job_survives_its_node_and_its_world_today() {
+    lost("current");
 }

@@ -107,6 +107,14 @@ impl User {
         self.run(&all).succeeded();
     }
 
+    /// Kills the process of the environment with this role, and with it all of it; then starts it again.
+    pub fn killed_and_up(&self, role: &str, args: &[&str]) {
+        kill(self.processes("default")[role], nix::sys::signal::Signal::SIGKILL);
+        let all: Vec<&str> = ["up", "--detach"].iter().chain(args).copied().collect();
+        // The kernel takes a moment to end what is left.
+        eventually("the environment starts again", || self.moat(&all).output().unwrap().status.success());
+    }
+
     /// Process ids on the host of an environment's processes, by role.
     pub fn processes(&self, name: &str) -> BTreeMap<String, i32> {
         let text = std::fs::read_to_string(self.state().join(name).join("world.json")).unwrap();
