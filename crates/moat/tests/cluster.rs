@@ -7,8 +7,8 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::azure::{Azure, NET, rule};
 use common::User;
+use common::azure::{Azure, NET, rule};
 use serde_json::{Value, json};
 
 fn messages(cluster: &Value) -> String {

@@ -53,6 +53,11 @@ impl User {
         User { uid, dir, moat }
     }
 
+    /// An ordinary user: this one, or a stranger where this is root.
+    pub fn ordinary() -> Self {
+        Self::new(nix::unistd::geteuid().is_root().then_some(STRANGER))
+    }
+
     pub fn uid(&self) -> u32 {
         self.uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw())
     }
