@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::azure::{Azure, ML, NET, until};
 use common::{User, each_user, eventually, kill, lives};
@@ -182,6 +183,12 @@ impl<'u> Lab<'u> {
     }
 }
 
+/// A command that does not end, with an argument that no other process has: of no other test either.
+fn endless() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("sleep 1{:07}{:03}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Processes of the host whose command line has `text`.
 fn processes_with(text: &str) -> Vec<i32> {
     let has = |pid: &i32| {
@@ -229,8 +236,7 @@ fn life(user: &User, edition: &str) {
     );
     lab.submit("bad", "exit 3", json!({}));
     lab.submit("late", "sleep 1000", json!({"limits": {"jobLimitsType": "Command", "timeout": "PT1S"}}));
-    // An argument that nobody else's process has.
-    let rest = format!("sleep 1{:09}", std::process::id());
+    let rest = endless();
     lab.submit("unwanted", &format!("echo begun; {rest} & {rest}; wait"), json!({}));
 
     let good = lab.ended("good", "Completed");
@@ -474,8 +480,7 @@ fn lost(edition: &str) {
     let user = User::new(None);
     let lab = Lab::up(&user, &["--edition", edition], &[("data/order.txt", "wait\n")]);
     lab.standing("cpucluster", 1);
-    // An argument that nobody else's process has.
-    let rest = format!("sleep 2{:09}", std::process::id());
+    let rest = endless();
     let input = json!({"order": {"jobInputType": "uri_file", "uri": format!("{STUFF}/data/order.txt")}});
     let command =
         format!("echo begun by $(cat ${{{{inputs.order}}}}); grep -q wait ${{{{inputs.order}}}} && {rest}; echo over");
