@@ -40,10 +40,14 @@ impl Environment {
         Ok(Self { binary: binary.to_owned(), home, port })
     }
 
-    /// `moat ARGUMENTS`, about this environment.
+    /// `moat COMMAND ARGUMENTS`, about this environment; the command may be of several words.
     pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Command {
         let mut run = Command::new(&self.binary);
-        run.arg(command).args(["-e", NAME]).args(arguments).env("MOAT_HOME", self.home.path()).env_remove("MOAT_ENV");
+        run.args(command.split(' '))
+            .args(["-e", NAME])
+            .args(arguments)
+            .env("MOAT_HOME", self.home.path())
+            .env_remove("MOAT_ENV");
         // Programs of a world live on: they must not keep a pipe of ours open.
         run.stdin(Stdio::null());
         run
@@ -62,7 +66,18 @@ impl Environment {
 
     /// Starts it; returns when it is ready.
     pub(crate) fn up(&self) -> Result<()> {
-        self.output("up", &["--detach", "--port", &self.port.to_string()]).map(drop)
+        self.up_with(&[])
+    }
+
+    /// Starts it with more arguments.
+    pub(crate) fn up_with(&self, more: &[&str]) -> Result<()> {
+        self.output("up", &[&["--detach", "--port", &self.port.to_string()], more].concat()).map(drop)
+    }
+
+    /// What `moat COMMAND` prints as JSON.
+    pub(crate) fn json(&self, command: &str, arguments: &[&str]) -> Result<serde_json::Value> {
+        let output = self.output(command, arguments)?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("reading the answer of `moat {command}`"))
     }
 
     /// Ends it; its state stays.
@@ -82,15 +97,13 @@ impl Environment {
 
     /// Its first process.
     pub(crate) fn init(&self) -> Result<i32> {
-        let output = self.output("status", &["-o", "json"])?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("reading the status")?;
+        let status = self.json("status", &["-o", "json"])?;
         status["init"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the status has no `init`")
     }
 
     /// What the data plane has realised, and the newest commit.
     pub(crate) fn progress(&self) -> Result<(u64, u64)> {
-        let output = self.output("status", &["-o", "json"])?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("reading the status")?;
+        let status = self.json("status", &["-o", "json"])?;
         let number =
             |name: &str| status["server"][name].as_u64().with_context(|| format!("the status has no `{name}`"));
         Ok((number("applied")?, number("seq")?))

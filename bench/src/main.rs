@@ -5,6 +5,7 @@
 mod dataplane;
 mod environment;
 mod http;
+mod jobs;
 mod nodes;
 mod pure;
 mod rules;
@@ -63,6 +64,8 @@ enum What {
     Rules,
     /// Packets through the router and its rules.
     Dataplane,
+    /// Jobs: to the first line of the log, many short ones, a long log, large files.
+    Jobs,
     /// What `cargo bench` measured of the pure crates.
     Pure {
         /// Criterion's folder.
@@ -91,6 +94,7 @@ fn main() -> Result<()> {
         What::Nodes => nodes::run(quick)?,
         What::Rules => rules::run(quick)?,
         What::Dataplane => dataplane::run(quick)?,
+        What::Jobs => jobs::run(&cli.moat.binary()?, quick)?,
         What::Pure { criterion } => pure::run(criterion)?,
         What::Table { rows } => read(rows)?,
         What::Serve { directory } => return http::servers::without_network(directory),

@@ -65,11 +65,16 @@ pub(crate) async fn send(sender: &mut SendRequest<Full<Bytes>>, request: Request
     Ok(body)
 }
 
-/// A token by client credentials.
+/// A token for Resource Manager, by client credentials.
 pub(crate) async fn token(port: u16, trust: &Trust, access: &Access) -> Result<String> {
+    token_for("management.azure.com", port, trust, access).await
+}
+
+/// A token for the service of that name, by client credentials.
+pub(crate) async fn token_for(audience: &str, port: u16, trust: &Trust, access: &Access) -> Result<String> {
     let mut sender = connect(port, trust, LOGIN).await?;
     let form = format!(
-        "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2Fmanagement.azure.com%2F.default",
+        "grant_type=client_credentials&client_id={}&client_secret={}&scope=https%3A%2F%2F{audience}%2F.default",
         access.client_id, access.client_secret
     );
     let request = Request::post(format!("/{}/oauth2/v2.0/token", access.tenant))
