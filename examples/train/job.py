@@ -59,7 +59,12 @@ def main():
         sys.exit(1)
     folder = pathlib.Path(wanted.download) / job.name
     client.jobs.download(job.name, download_path=str(folder), all=True)
-    [result] = folder.glob("**/result.json")
+    [result] = folder.glob("artifacts/**/result.json")
+    # The artifacts of a run and its named outputs are two places of the store.
+    model = [file for file in (folder / "named-outputs" / "model").rglob("*") if file.is_file()]
+    print("downloaded %s and the model: %s" % (result.name, ", ".join(file.name for file in model) or "none"))
+    if not model:
+        sys.exit(1)
     print(json.dumps(json.loads(result.read_text())))
 
 

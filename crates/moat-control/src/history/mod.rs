@@ -8,6 +8,7 @@ pub mod events;
 pub mod experiments;
 pub mod filter;
 pub mod mlflow;
+pub mod outputs;
 pub mod render;
 pub mod runs;
 pub mod script;

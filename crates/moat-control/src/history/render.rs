@@ -6,7 +6,7 @@ use moat_arm::{Stored, document};
 use moat_model::types::microsoft_machinelearningservices::runs::{Kind, Run, Status};
 use serde_json::{Map, Value, json};
 
-use super::{View, experiments, runs, time};
+use super::{View, experiments, outputs, runs, time};
 
 /// What comes from elsewhere than the document.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ pub fn run(view: &View<'_>, stored: &Stored, beside: &Beside) -> Value {
         "tags": member("tags").unwrap_or_else(|| json!({})),
         // Without assets there is nothing that a client would have to look up elsewhere (PROTOCOL 6.6).
         "inputs": {},
-        "outputs": {},
+        "outputs": named_outputs(view, stored),
         "inputDatasets": [],
         "outputDatasets": [],
     });
@@ -87,6 +87,12 @@ pub fn run(view: &View<'_>, stored: &Stored, beside: &Beside) -> Value {
         shown[member] = Value::Null;
     }
     shown
+}
+
+/// `{name: {assetId, type}}`.
+fn named_outputs(view: &View<'_>, stored: &Stored) -> Map<String, Value> {
+    let all = outputs::of_run(view, stored).into_iter();
+    all.map(|output| (output.name, json!({"assetId": output.asset, "type": output.kind}))).collect()
 }
 
 /// The run details that clients poll while they stream.

@@ -293,7 +293,7 @@ impl Locator<'_> {
 }
 
 /// Where an output of the job `run` is to go: as it says, or to the workspace's own store.
-pub(super) fn output_uri(run: &str, name: &str, output: &Value) -> String {
+pub fn output_uri(run: &str, name: &str, output: &Value) -> String {
     let uri = document::str_at(output, "uri").filter(|u| !u.is_empty());
     let default = format!("azureml://datastores/{}/paths/azureml/{run}/{name}/", datastores::BLOB_STORE);
     uri.map_or(default, |u| {

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use moat_arm::{ApiError, ResourceId, Snapshot, Stored};
 use serde_json::Value;
 
-pub use data::{Locator, Place};
+pub use data::{Locator, Place, output_uri};
 pub use variables::{TOKEN_VARIABLES, tracking_uri};
 
 use crate::types::microsoft_machinelearningservices::runs::{Kind, Run};

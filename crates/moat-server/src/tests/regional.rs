@@ -271,6 +271,37 @@ fn a_run_made_by_hand_lives_by_its_events_and_is_found_by_queries() {
 }
 
 #[test]
+fn named_outputs_of_a_completed_run_are_assets_that_say_where_they_lie() {
+    let lab = Lab::new();
+    let have = |name: &str, status: Status| {
+        lab.have_run(name, |_, body| {
+            status.put(body);
+            body["properties"]["outputs"] = json!({
+                "model": {"jobOutputType": "custom_model"},
+                "table_output_data_1": {"jobOutputType": "uri_folder", "uri": "azureml://datastores/other/paths/a/b"},
+            });
+        });
+        lab.post("history/v1.0 rundata", json!({"runId": name}))["runMetadata"]["outputs"].clone()
+    };
+    let outputs = have("r1_output_data_2", Status::Completed);
+    assert_eq!((&outputs["model"]["type"], outputs.as_object().unwrap().len()), (&json!("CustomModel"), 2));
+    let id = |name: &str| outputs[name]["assetId"].as_str().unwrap().to_owned();
+    let datastores = format!("azureml:/{}/datastores", lab.workspace)
+        .replace("/providers/Microsoft.MachineLearningServices", "")
+        .replace("resourceGroups", "resourcegroups");
+    let models = lab.post("modelregistry/v1.0 models/batchGetResolvedUris", json!({"values": [id("model"), "none"]}));
+    let path = format!("{datastores}/workspaceblobstore/paths/azureml/r1_output_data_2/model/");
+    assert_eq!(models["values"], json!({(id("model")): {"path": path, "type": "CustomModel"}}));
+    let table = id("table_output_data_1");
+    let data = lab.post("data/v1.0 dataversion/batchGetResolvedUris", json!({ "values": [table] }));
+    assert_eq!(
+        data["values"],
+        json!({(table): {"uri": format!("{datastores}/other/paths/a/b"), "type": "uri_folder"}})
+    );
+    assert_eq!(have("r2", Status::Failed), json!({}), "nothing is registered for a run that failed");
+}
+
+#[test]
 fn a_run_that_waits_to_be_seen_is_seen_by_whoever_streams() {
     let lab = Lab::new();
     lab.have_run("r1", |run, body| {

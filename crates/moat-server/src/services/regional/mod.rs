@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod ask;
+mod assets;
 mod blobs;
 mod content;
 mod datastores;
@@ -52,6 +53,8 @@ pub(super) async fn answer(server: &Server, call: Call) -> Reply {
         "artifact" => artifacts::answer(&ask, &rest).await,
         "content" => content::answer(&ask, &rest).await,
         "execution" => execution::answer(&ask, &rest).await,
+        "data" => assets::answer(&ask, &rest, "uri").await,
+        "modelregistry" => assets::answer(&ask, &rest, "path").await,
         "datastore" => datastores::answer(&ask, &rest).await,
         _ => Err(Fail::Api(not_served(&call))),
     };
