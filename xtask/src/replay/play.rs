@@ -10,7 +10,7 @@ use super::moat::{Mould, Said};
 use super::prerequisites::{self, Bodies, Maker, Rule};
 use super::recording::{Answer, Body, Exchange, Expected, Origin, Recording, Request};
 use super::score::{self, Context, Difference};
-use super::translate::{Poll, Translator};
+use super::translate::{self, Poll, Translator};
 
 /// One exchange, compared.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub(crate) struct Played {
 
 /// Plays `recording`.
 pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) -> Result<Played> {
+    let recording = &translate::with_workspace(recording);
     let mut moat = mould.cast().await?;
     let mut translator = Translator::new(moat.subscription(), moat.tenant());
     let none = Bodies::default();
@@ -42,13 +43,14 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
     for (rule, id) in prerequisites::of(recording) {
         maker.ensure(rule, &id).await?;
     }
-    let made = maker.made;
+    let mut made = maker.made;
     let own = own_ids(recording, &translator);
     let mut outcomes = Vec::new();
     let mut started: BTreeMap<String, Kind> = BTreeMap::new();
     for exchange in &recording.exchanges {
         let Exchange { request, expected } = exchange;
         let poll = translator.poll(request);
+        translator.counts_deployment(request);
         let mut sent = translator.request(request);
         let (kind, method) = match translator.operation(request).and_then(|o| started.get(&o)) {
             Some(kind) => (kind.clone(), "poll".to_owned()),
@@ -56,6 +58,13 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
         };
         if is_token_request(request) {
             sent.body = moat.token_form(&asked_scope(&request.body));
+        }
+        if is_deployment(&sent) && !example {
+            let mut maker = Maker::new(&mut moat, &translator, &none, recording);
+            maker.ensure_for_template(&sent, recording).await?;
+            for (what, count) in maker.made {
+                *made.entry(what).or_default() += count;
+            }
         }
         let said = match poll {
             Poll::Unnamed => Err("the operation was over at once and has no name here".to_owned()),
@@ -76,6 +85,15 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
             && let Some(answer) = expected.answers.get(&said.status).or_else(|| expected.answers.values().next())
         {
             translator.learn(answer, &said.answer);
+        }
+        if let Ok(said) = &said
+            && said.status < 300
+            && is_deployment(&sent)
+        {
+            let here = Request { method: "GET".to_owned(), body: String::new(), ..sent.clone() };
+            let here = moat.send(&here).await?;
+            let made = here.answer.body.json().and_then(|b| b["properties"]["outputResources"].as_array());
+            translator.learn_made(made.into_iter().flatten().filter_map(|r| r["id"].as_str()));
         }
         for (_, operation) in expected.answers.values().flat_map(super::polls::announced) {
             started.insert(operation, kind.clone());
@@ -115,6 +133,13 @@ fn translated(expected: &Expected, translator: &Translator) -> Expected {
         (*status, Answer { headers: answer.headers.clone(), body })
     });
     Expected { answers: answers.collect() }
+}
+
+/// Whether a request deploys a template.
+fn is_deployment(request: &Request) -> bool {
+    let path = request.path().to_lowercase();
+    let mut from_end = path.trim_end_matches('/').rsplit('/').skip(1);
+    request.method == "PUT" && from_end.next() == Some("deployments")
 }
 
 /// Recordings blank out who asked for a token; here the environment's own principal does.

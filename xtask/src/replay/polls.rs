@@ -4,9 +4,13 @@
 
 use super::recording::{Answer, Exchange, Recording, split_url};
 
-/// The path by which an operation is known: without query, in lower case.
+/// The path by which an operation is known, in lower case. Of the query only `type` counts: by it some services tell
+/// the state of an operation from its result.
 pub(crate) fn key(target: &str) -> String {
-    target.split('?').next().unwrap_or_default().to_lowercase()
+    let target = target.to_lowercase();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let kind = query.split('&').find(|p| p.starts_with("type="));
+    kind.map_or_else(|| path.to_owned(), |kind| format!("{path}?{kind}"))
 }
 
 /// Whether a path is one of an operation, not of a resource.
@@ -26,17 +30,17 @@ pub(crate) fn announced(answer: &Answer) -> impl Iterator<Item = (&'static str, 
     })
 }
 
-/// Leaves of polls that follow each other only the last.
+/// Leaves of polls that follow each other only the last of each operation: clients may poll several in turn.
 pub(crate) fn collapse(mut recording: Recording) -> Recording {
     let poll = |e: &Exchange| (e.request.method == "GET").then(|| key(e.request.path())).filter(|p| is_operation(p));
     let polls: Vec<_> = recording.exchanges.iter().map(poll).collect();
-    let mut next = polls.iter().skip(1).chain([&None]);
-    let mut this = polls.iter();
+    let again = |at: usize| {
+        let run = polls.iter().skip(at + 1).take_while(|p| p.is_some());
+        polls.get(at).is_some_and(|this| this.is_some() && run.into_iter().any(|later| later == this))
+    };
     let before = recording.exchanges.len();
-    recording.exchanges.retain(|_| {
-        let (this, next) = (this.next(), next.next());
-        this.is_none_or(|poll| poll.is_none() || next != Some(poll))
-    });
+    let mut at = 0..before;
+    recording.exchanges.retain(|_| at.next().is_none_or(|at| !again(at)));
     recording.repeated_polls = before - recording.exchanges.len();
     recording
 }

@@ -3,11 +3,12 @@
 //! Read from its requests only, by four rules, each counted in the report:
 //! * **group**: a resource group that is used and not made before;
 //! * **parent**: an ancestor of what is addressed;
-//! * **target**: what is read, changed or deleted and never put;
-//! * **reference**: what a body names by id.
+//! * **target**: what is read and never put, or changed or deleted before it is put;
+//! * **reference**: what a body names by id, or a template by what it computes: the server is asked to validate it and
+//!   says what is missing.
 //!
-//! What the recording itself makes, in a parent's body or by a template that names the type, is
-//! not needed.
+//! What the recording itself has made by then, in a parent's body or by a template for the same group that names the
+//! type, is not needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +19,14 @@ use serde_json::{Value, json};
 use super::kind;
 use super::moat::Moat;
 use super::recording::{Origin, Recording, Request};
-use super::translate::Translator;
+use super::translate::{self, Translator};
 
 const ARM: &str = "management.azure.com";
 const API_VERSION: &str = "2024-05-01";
 /// A document may need others, which need others.
 const DEPTH_MAX: usize = 5;
+/// What one template may miss.
+const MISSING_MAX: usize = 8;
 /// Bodies of examples that are tried before the plain one.
 const BODIES_MAX: usize = 4;
 
@@ -71,10 +74,13 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
                 above = parent.parent();
                 parents.push(parent);
             }
-            for parent in parents.into_iter().rev().filter(|p| !made.anywhere(p)) {
+            // A client may look whether something is there before it makes it.
+            let reads = matches!(request.method.as_str(), "GET" | "HEAD") || asks_before(path);
+            let is_made = |id: &ResourceId| if reads { made.anywhere(id) } else { made.earlier(id, at) };
+            for parent in parents.into_iter().rev().filter(|p| !is_made(p)) {
                 need(Rule::Parent, parent);
             }
-            if request.method != "PUT" && !made.anywhere(&id) {
+            if request.method != "PUT" && !is_made(&id) {
                 need(Rule::Target, id);
             }
         }
@@ -83,7 +89,7 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
             if let Some(group) = group_of(id.as_str()).filter(|g| !made.before(g, at)) {
                 need(Rule::Group, group);
             }
-            if !made.anywhere(&id) {
+            if !made.earlier(&id, at) {
                 need(Rule::Reference, id);
             }
         }
@@ -91,20 +97,27 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
     needs
 }
 
+/// Whether a request asks about a deployment that need not be there yet.
+fn asks_before(path: &str) -> bool {
+    let action = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+    action == "validate" || action == "whatif"
+}
+
 /// What the requests make themselves.
 struct Made {
     first: BTreeMap<String, usize>,
-    templates: String,
+    /// Bodies of deployments in lower case, with the group that each is for.
+    templates: Vec<(Option<ResourceId>, String)>,
 }
 
 impl Made {
     fn of(requests: &[&Request]) -> Self {
-        let mut made = Self { first: BTreeMap::new(), templates: String::new() };
+        let mut made = Self { first: BTreeMap::new(), templates: Vec::new() };
         for (at, request) in requests.iter().enumerate().filter(|(_, r)| r.method == "PUT") {
             let path = request.path();
             let id = kind::resource(path).or_else(|| group_of(path));
             if path.to_lowercase().contains("/deployments/") {
-                made.templates.push_str(&request.body.to_lowercase());
+                made.templates.push((group_of(path), request.body.to_lowercase()));
             }
             if let Some(id) = id {
                 made.first.entry(id.key().to_owned()).or_insert(at);
@@ -118,16 +131,34 @@ impl Made {
         self.first.get(id.key()).is_some_and(|first| *first <= at)
     }
 
+    /// Whether the recording makes it at all.
     fn anywhere(&self, id: &ResourceId) -> bool {
+        self.earlier(id, usize::MAX)
+    }
+
+    /// Whether a PUT up to this request makes it, or something that it may be part of, or a version in it. Of templates
+    /// the order does not count: names in them are computed, so that only the type can be looked for.
+    fn earlier(&self, id: &ResourceId, at: usize) -> bool {
         let kind = id.resource_type().to_lowercase();
+        let group = group_of(id.as_str());
+        let versions = format!("{kind}/versions");
+        if moat_control::types().any(|t| t.on_demand && t.name.eq_ignore_ascii_case(&versions)) {
+            let below = format!("{}/versions/", id.key());
+            if self.first.keys().any(|made| made.starts_with(&below)) {
+                return true;
+            }
+        }
         let mut here = Some(id.clone());
         while let Some(id) = here.filter(|i| i.namespace().is_some()) {
-            if self.first.contains_key(id.key()) {
+            if self.first.get(id.key()).is_some_and(|first| *first <= at) {
                 return true;
             }
             here = id.parent();
         }
-        self.templates.contains(&kind)
+        let for_group = |own: &Option<ResourceId>| {
+            own.as_ref().is_none_or(|own| translate::is_blank(own.name()) || Some(own) == group.as_ref())
+        };
+        self.templates.iter().any(|(own, text)| for_group(own) && text.contains(&kind))
     }
 }
 
@@ -144,7 +175,7 @@ fn group_of(path: &str) -> Option<ResourceId> {
 }
 
 /// Every id in a body.
-fn references(body: &Value) -> Vec<ResourceId> {
+pub(crate) fn references(body: &Value) -> Vec<ResourceId> {
     match body {
         Value::String(text) if text.to_lowercase().starts_with("/subscriptions/") => {
             kind::resource(text).into_iter().collect()
@@ -215,6 +246,28 @@ impl<'a> Maker<'a> {
     pub(crate) async fn ensure(&mut self, rule: Rule, id: &ResourceId) -> Result<()> {
         let Ok(id) = ResourceId::parse(&self.translator.text(id.as_str())) else { return Ok(()) };
         self.ensure_here(rule, id, DEPTH_MAX).await
+    }
+
+    /// Makes what the template of a request (in the server's words) refers to and the recording does not make.
+    pub(crate) async fn ensure_for_template(&mut self, request: &Request, recording: &Recording) -> Result<()> {
+        let requests: Vec<&Request> =
+            recording.exchanges.iter().map(|e| &e.request).filter(|r| r.host == ARM).collect();
+        let made = Made::of(&requests);
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let target = format!("{}/validate?{query}", path.trim_end_matches('/'));
+        let asked = Request { method: "POST".to_owned(), target, ..request.clone() };
+        for _ in 0..MISSING_MAX {
+            let said = self.moat.send(&asked).await?;
+            let text = said.answer.body.json().map(Value::to_string).unwrap_or_default();
+            let missing = missing_reference(&text).and_then(|id| ResourceId::parse(id).ok());
+            // What the template makes itself is not missing when it is referred to.
+            let Some(id) = missing.filter(|id| !made.first.contains_key(id.key())) else { break };
+            self.ensure_here(Rule::Reference, id.clone(), DEPTH_MAX).await?;
+            if !self.get(&id).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn ensure_here(&mut self, rule: Rule, id: ResourceId, depth: usize) -> Result<()> {
@@ -329,6 +382,7 @@ impl<'a> Maker<'a> {
                     "storageAccount": format!("{group}/providers/Microsoft.Storage/storageAccounts/moatreplay"),
                     "keyVault": format!("{group}/providers/Microsoft.KeyVault/vaults/moatreplay"),
                     "applicationInsights": format!("{group}/providers/Microsoft.Insights/components/moatreplay"),
+                    "containerRegistry": format!("{group}/providers/Microsoft.ContainerRegistry/registries/moatreplay"),
                 },
             }),
             "microsoft.machinelearningservices/workspaces/computes" => at(json!({
@@ -337,11 +391,30 @@ impl<'a> Maker<'a> {
                     "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1},
                 },
             })),
+            // As every client uploads code, which looks for it by its hash.
+            "microsoft.machinelearningservices/workspaces/codes/versions" => json!({"properties": {
+                "codeUri": "https://moatreplay.blob.core.windows.net/code/moat",
+                "properties": {"hash_sha256": "0".repeat(64), "hash_version": "202208"},
+            }}),
+            "microsoft.machinelearningservices/workspaces/data/versions" => {
+                json!({"properties": {"dataType": "uri_folder", "dataUri": "azureml://datastores/workspaceblobstore/paths/moat/"}})
+            }
+            "microsoft.machinelearningservices/workspaces/environments/versions" => {
+                json!({"properties": {"image": "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04:latest"}})
+            }
+            "microsoft.machinelearningservices/workspaces/models/versions" => {
+                json!({"properties": {"modelUri": "azureml://datastores/workspaceblobstore/paths/moat/model"}})
+            }
             "microsoft.storage/storageaccounts" => json!({
                 "location": location, "sku": {"name": "Standard_LRS"}, "kind": "StorageV2", "properties": {},
             }),
             "microsoft.keyvault/vaults" => at(json!({
-                "tenantId": self.moat.tenant(), "sku": {"family": "A", "name": "standard"}, "accessPolicies": [],
+                "tenantId": self.moat.tenant(), "sku": {"family": "A", "name": "standard"},
+                // Whoever makes one by a client is let in by it.
+                "accessPolicies": [{
+                    "tenantId": self.moat.tenant(), "objectId": "5ca1ab1e-0000-4000-8000-000000000001",
+                    "permissions": {"keys": ["all"], "secrets": ["all"], "certificates": ["all"], "storage": ["all"]},
+                }],
             })),
             "microsoft.insights/components" => {
                 json!({"location": location, "kind": "web", "properties": {"Application_Type": "web"}})
@@ -364,6 +437,14 @@ impl<'a> Maker<'a> {
     }
 }
 
+/// What an answer says was referred to and is not there.
+fn missing_reference(answer: &str) -> Option<&str> {
+    let (_, rest) = answer.split_once("Resource /subscriptions/")?;
+    let (id, _) = rest.split_once(" referenced by")?;
+    let start = answer.len() - rest.len() - "/subscriptions/".len();
+    answer.get(start..start + "/subscriptions/".len() + id.len())
+}
+
 /// The first location that the requests name: where a person who records has everything.
 fn location(recording: &Recording) -> String {
     let named = recording.exchanges.iter().find_map(|e| {
@@ -380,5 +461,19 @@ fn request(method: &str, path: &str, body: String) -> Request {
         target: format!("{}?api-version={API_VERSION}", path.replace(' ', "%20")),
         headers: BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]),
         body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_misses_is_read_out_of_it() {
+        let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a";
+        let said =
+            format!("{{\"message\": \"Resource {id} referenced by resource /subscriptions/s/x was not found.\"}}");
+        assert_eq!(missing_reference(&said), Some(id));
+        assert_eq!(missing_reference("something else"), None);
     }
 }

@@ -1,12 +1,17 @@
 //! The words of a recording in the words of the server at hand: its subscription and tenant, and
 //! the ids, versions and operation URLs that it chose itself and that later requests quote.
+//!
+//! Some recordings blank out names and versions in what was sent (`workspaces/000000000000000`,
+//! `api-version=0000-00-00`): a blank name means what a template before made of that type and in that group, if it
+//! made one, and a blank version one of today.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use moat_arm::ResourceId;
 use serde_json::Value;
 
-use super::polls;
-use super::recording::{Answer, Request};
+use super::recording::{Answer, Recording, Request};
+use super::{polls, prerequisites};
 
 /// What is known so far about one recording.
 #[derive(Debug)]
@@ -19,7 +24,19 @@ pub(crate) struct Translator {
     operations: BTreeMap<String, Option<String>>,
     /// The operation that the newest exchange with one announced.
     newest: Option<String>,
+    /// What templates made here: group, type, name.
+    made: Vec<(String, String, String)>,
+    /// Deployments so far.
+    deployments: usize,
 }
+
+const WORKSPACE: &str = "Microsoft.MachineLearningServices/workspaces";
+/// What azure-cli's tests write in place of the name of a deployment.
+const MOCK_DEPLOYMENT: &str = "mock-deployment";
+/// Shortest name of zeros that counts as blanked out.
+const BLANK_MIN: usize = 5;
+/// Stands for an API version that was blanked out.
+const VERSION_OF_TODAY: &str = "2024-10-01";
 
 /// What a recorded poll is here.
 #[derive(Debug, PartialEq)]
@@ -34,8 +51,9 @@ pub(crate) enum Poll {
 
 impl Translator {
     pub(crate) fn new(subscription: &str, tenant: &str) -> Self {
-        let (learned, operations, newest) = Default::default();
-        Self { subscription: subscription.to_owned(), tenant: tenant.to_owned(), learned, operations, newest }
+        let (learned, operations, newest, made) = Default::default();
+        let (subscription, tenant) = (subscription.to_owned(), tenant.to_owned());
+        Self { subscription, tenant, learned, operations, newest, made, deployments: 0 }
     }
 
     /// A text of the recording.
@@ -61,7 +79,13 @@ impl Translator {
 
     /// A request of the recording.
     pub(crate) fn request(&self, request: &Request) -> Request {
-        let mut target = self.text(&request.target);
+        let target =
+            self.text(&request.target).replace("api-version=0000-00-00", &format!("api-version={VERSION_OF_TODAY}"));
+        let mut target = self.named(&without_skip_token(&target));
+        if self.deployments > 1 {
+            let nth = format!("/deployments/{MOCK_DEPLOYMENT}-{}", self.deployments);
+            target = target.replace(&format!("/deployments/{MOCK_DEPLOYMENT}"), &nth);
+        }
         if request.host == "login.microsoftonline.com"
             && let Some((_, rest)) = target.trim_start_matches('/').split_once('/')
         {
@@ -74,6 +98,45 @@ impl Translator {
             headers: request.headers.iter().map(|(k, v)| (k.clone(), self.text(v))).collect(),
             body: self.text(&request.body),
         }
+    }
+
+    /// The tests of azure-cli write one name in place of that of every deployment; each time one is made it is another.
+    pub(crate) fn counts_deployment(&mut self, request: &Request) {
+        let path = request.path().trim_end_matches('/');
+        if request.method == "PUT" && path.ends_with(&format!("/deployments/{MOCK_DEPLOYMENT}")) {
+            self.deployments += 1;
+        }
+    }
+
+    /// Remembers what a template made here.
+    pub(crate) fn learn_made<'a>(&mut self, ids: impl Iterator<Item = &'a str>) {
+        for id in ids.filter_map(|id| ResourceId::parse(id).ok()) {
+            if let (Some(group), [name]) = (id.resource_group(), &id.names()[..]) {
+                let kind = id.resource_type().to_lowercase();
+                self.made.push((group.to_lowercase(), kind, (*name).to_owned()));
+            }
+        }
+    }
+
+    /// A path with names in place of blanks.
+    fn named(&self, target: &str) -> String {
+        let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
+        let mut segments: Vec<String> = path.split('/').map(str::to_owned).collect();
+        let is = |at: usize, word: &str| segments.get(at).is_some_and(|s| s.eq_ignore_ascii_case(word));
+        if is(3, "resourceGroups") && is(5, "providers") && segments.get(8).is_some_and(|name| is_blank(name)) {
+            let (group, kind) = (segments[4].to_lowercase(), segments[6..8].join("/").to_lowercase());
+            let made: BTreeSet<&str> = self
+                .made
+                .iter()
+                .filter(|(g, k, _)| *g == group && *k == kind)
+                .map(|(_, _, name)| name.as_str())
+                .collect();
+            if let [name] = made.into_iter().collect::<Vec<_>>()[..] {
+                segments[8] = name.to_owned();
+            }
+        }
+        let path = segments.join("/");
+        query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"))
     }
 
     /// The operation that a recorded request polls. Some recordings blank out ids in what was sent
@@ -103,7 +166,11 @@ impl Translator {
         for (header, operation) in polls::announced(recorded) {
             let other = if header == "location" { "azure-asyncoperation" } else { "location" };
             let url = [header, other].into_iter().filter_map(|h| here.headers.get(h)).find(|u| polls::is_operation(u));
-            self.operations.insert(operation, url.cloned());
+            // Answers to polls tell the operation once more, and the last one here does not.
+            let known = self.operations.entry(operation).or_default();
+            if let Some(url) = url {
+                *known = Some(url.clone());
+            }
         }
         if let (Some(then), Some(now)) = (recorded.headers.get("etag"), here.headers.get("etag")) {
             self.pair(then, now);
@@ -147,6 +214,53 @@ impl Translator {
     }
 }
 
+/// A list is asked for from its start: the other server's mark of where a page began means nothing here.
+fn without_skip_token(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
+    let marks = |p: &&str| p.to_lowercase().replace("%24", "$").starts_with("$skiptoken=");
+    let rest: Vec<&str> = query.split('&').filter(|p| !marks(p)).collect();
+    format!("{path}?{}", rest.join("&"))
+}
+
+/// A recording with the workspace that its bodies speak of in place of a blank one in its addresses, if it is one only.
+pub(crate) fn with_workspace(recording: &Recording) -> Recording {
+    let mut recording = recording.clone();
+    let named: BTreeSet<(String, String)> = recording
+        .exchanges
+        .iter()
+        .filter_map(|e| serde_json::from_str::<Value>(&e.request.body).ok())
+        .flat_map(|body| prerequisites::references(&body))
+        .filter_map(|id| {
+            let mut here = Some(id);
+            while let Some(id) = here {
+                if id.resource_type().eq_ignore_ascii_case(WORKSPACE) {
+                    return Some((id.resource_group()?.to_owned(), id.name().to_owned()));
+                }
+                here = id.parent();
+            }
+            None
+        })
+        .collect();
+    let [(group, name)] = &named.into_iter().collect::<Vec<_>>()[..] else { return recording };
+    for request in recording.exchanges.iter_mut().map(|e| &mut e.request) {
+        let mut segments: Vec<&str> = request.target.split('/').collect();
+        let blank =
+            [4, 8].iter().all(|at| segments.get(*at).is_some_and(|s| is_blank(s.split('?').next().unwrap_or(s))));
+        let of_workspace = segments.get(6..8).is_some_and(|kind| kind.join("/").eq_ignore_ascii_case(WORKSPACE));
+        if blank && of_workspace {
+            let last = segments[8].split_once('?').map_or_else(|| name.clone(), |(_, query)| format!("{name}?{query}"));
+            (segments[4], segments[8]) = (group, &last);
+            request.target = segments.join("/");
+        }
+    }
+    recording
+}
+
+/// A name that was blanked out.
+pub(crate) fn is_blank(name: &str) -> bool {
+    name.len() >= BLANK_MIN && name.bytes().all(|b| b == b'0')
+}
+
 fn is_guid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     groups.iter().map(|g| g.len()).eq([8, 4, 4, 4, 12]) && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
@@ -168,4 +282,39 @@ fn subscriptions(text: &str, ours: &str) -> String {
     }
     out.push_str(&text[from..]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(target: &str) -> Request {
+        let headers = BTreeMap::new();
+        let host = "management.azure.com".to_owned();
+        Request { method: "PUT".to_owned(), host, target: target.to_owned(), headers, body: String::new() }
+    }
+
+    #[test]
+    fn a_blank_name_is_what_a_template_made() {
+        const BLANK: &str = "/subscriptions/s/resourceGroups/000000000000000/providers/Microsoft.X/ys/000000000000000";
+        let mut translator = Translator::new("ours", "tenant");
+        let target = |t: &Translator| t.request(&at(&format!("{BLANK}?api-version=0000-00-00&$skiptoken=abc"))).target;
+        let blank = BLANK.replace("/s/", "/ours/");
+        assert_eq!(target(&translator), format!("{blank}?api-version={VERSION_OF_TODAY}"));
+        let made = ["/subscriptions/ours/resourceGroups/000000000000000/providers/Microsoft.X/ys/real"];
+        translator.learn_made(made.into_iter());
+        let named = blank.replace("ys/000000000000000", "ys/real");
+        assert_eq!(target(&translator), format!("{named}?api-version={VERSION_OF_TODAY}"));
+    }
+
+    #[test]
+    fn each_deployment_of_a_blank_name_is_another() {
+        const TARGET: &str = "/subscriptions/s/providers/Microsoft.Resources/deployments/mock-deployment?api-version=1";
+        let mut translator = Translator::new("s", "tenant");
+        for expected in ["mock-deployment", "mock-deployment-2"] {
+            translator.counts_deployment(&at(TARGET));
+            let sent = translator.request(&at(TARGET));
+            assert_eq!(sent.path().rsplit('/').next(), Some(expected));
+        }
+    }
 }

@@ -101,13 +101,46 @@ fn exchange(interaction: Interaction) -> Result<Exchange> {
 fn body(value: &Value) -> String {
     match value.get("string").unwrap_or(value) {
         Value::Null => String::new(),
-        // Bytes as Python prints them.
-        Value::String(text) if text.starts_with("b'") && text.ends_with('\'') => {
-            text[2..text.len() - 1].replace("\\'", "'")
+        Value::String(text) => {
+            // Some were printed, and what was printed was printed again.
+            let mut text = text.clone();
+            while let Some(inside) = python_bytes(&text) {
+                text = inside;
+            }
+            text
         }
-        Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// What is between the quotes of bytes as Python prints them: `b'{"a": "\\"1\\""}'`.
+fn python_bytes(text: &str) -> Option<String> {
+    let quoted = text.strip_prefix('b')?;
+    let quote = quoted.chars().next().filter(|q| matches!(q, '\'' | '"'))?;
+    let inside = quoted.strip_prefix(quote)?.strip_suffix(quote)?;
+    let mut bytes = Vec::with_capacity(inside.len());
+    let mut rest = inside;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        let escaped = rest.chars().next().filter(|_| c == '\\');
+        let Some(escaped) = escaped else {
+            bytes.extend(c.to_string().bytes());
+            continue;
+        };
+        rest = &rest[escaped.len_utf8()..];
+        match escaped {
+            'n' => bytes.push(b'\n'),
+            'r' => bytes.push(b'\r'),
+            't' => bytes.push(b'\t'),
+            'x' => {
+                let digits = rest.get(..2)?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &rest[2..];
+            }
+            other => bytes.extend(other.to_string().bytes()),
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Headers are kept as lists; the first value counts.
@@ -120,4 +153,18 @@ pub(super) fn strings(headers: &Value) -> BTreeMap<String, String> {
             (!value.is_null()).then(|| (name.to_lowercase(), text))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_python_printed_are_read_back() {
+        let check = |text: &str| python_bytes(text).unwrap_or_else(|| "no bytes".to_owned());
+        assert_eq!(check(r#"b'{"etag": "W/\\"1\\""}'"#), r#"{"etag": "W/\"1\""}"#);
+        assert_eq!(check(r#"b"it's""#), "it's");
+        assert_eq!(check(r"b'a\x41\xc3\xa9\n'"), "aA\u{e9}\n");
+        assert_eq!(check("plain"), "no bytes");
+    }
 }
