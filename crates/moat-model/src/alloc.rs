@@ -127,15 +127,35 @@ pub fn free_private(snapshot: &Snapshot, subnet_id: &ResourceId, subnet: &Value)
     total.saturating_sub(taken_private(snapshot, subnet_id).len() as u64)
 }
 
-/// The first address of the pool that no public IP document has. Network and broadcast addresses of
-/// the pool's ranges are not handed out.
+/// Addresses that public IP documents have.
+pub(crate) fn taken_public(snapshot: &Snapshot) -> BTreeSet<Ipv4Addr> {
+    let documents = snapshot.in_groups("Microsoft.Network/publicIPAddresses");
+    documents.iter().filter_map(|d| document::str_at(&d.body, "properties.ipAddress")?.parse().ok()).collect()
+}
+
+/// What public IP prefixes have set aside.
+fn blocks(snapshot: &Snapshot) -> Vec<Ipv4Net> {
+    let documents = snapshot.in_groups("Microsoft.Network/publicIPPrefixes");
+    documents.iter().filter_map(|d| document::str_at(&d.body, "properties.ipPrefix")?.parse().ok()).collect()
+}
+
+/// The first address of the pool that no public IP document and no prefix has. Network and broadcast
+/// addresses of the pool's ranges are not handed out.
 pub fn next_public(snapshot: &Snapshot, pool: &[Ipv4Net]) -> Option<Ipv4Addr> {
-    let taken: BTreeSet<Ipv4Addr> = snapshot
-        .in_groups("Microsoft.Network/publicIPAddresses")
-        .iter()
-        .filter_map(|d| document::str_at(&d.body, "properties.ipAddress")?.parse().ok())
-        .collect();
-    pool.iter().flat_map(|range| range.hosts()).find(|a| !taken.contains(a))
+    let (taken, blocks) = (taken_public(snapshot), blocks(snapshot));
+    let free = |a: &Ipv4Addr| !taken.contains(a) && !blocks.iter().any(|b| b.contains(a));
+    pool.iter().flat_map(|range| range.hosts()).find(free)
+}
+
+/// The last block of this length in the pool in which nobody has an address: single addresses are
+/// given from the other end.
+pub fn next_public_block(snapshot: &Snapshot, pool: &[Ipv4Net], length: u8) -> Option<Ipv4Net> {
+    let (taken, blocks) = (taken_public(snapshot), blocks(snapshot));
+    let free = |b: &Ipv4Net| {
+        !taken.iter().any(|a| b.contains(a)) && !blocks.iter().any(|other| other.contains(b) || b.contains(other))
+    };
+    let ranges = pool.iter().rev().filter_map(|range| range.subnets(length).ok());
+    ranges.flat_map(|subnets| subnets.collect::<Vec<_>>().into_iter().rev()).find(free)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ mod read;
 mod security;
 mod vnet;
 
+pub(crate) use self::read::prefix;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -121,6 +123,7 @@ pub(crate) enum Kind {
     Asg,
     RouteTable,
     PublicIp,
+    PublicIpPrefix,
     NatGateway,
     LoadBalancer,
     Nic,
@@ -139,6 +142,7 @@ impl Kind {
             "applicationsecuritygroups" => Kind::Asg,
             "routetables" => Kind::RouteTable,
             "publicipaddresses" => Kind::PublicIp,
+            "publicipprefixes" => Kind::PublicIpPrefix,
             "natgateways" => Kind::NatGateway,
             "loadbalancers" => Kind::LoadBalancer,
             "networkinterfaces" => Kind::Nic,

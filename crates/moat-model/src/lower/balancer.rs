@@ -73,7 +73,9 @@ impl<'a> Lowering<'a> {
     }
 
     fn frontend(&mut self, doc: &Doc<'_>) -> Frontend {
-        let public_ip = self.refer(doc, "properties.publicIPAddress.id", Kind::PublicIp).map(PublicIpIx);
+        let names = |path: &str| str_at(doc.body, path).is_some();
+        let member = if names("properties.publicIPPrefix.id") { "publicIPPrefix" } else { "publicIPAddress" };
+        let public_ip = self.refer(doc, &format!("properties.{member}.id"), Kind::PublicIp).map(PublicIpIx);
         let subnet = self.refer(doc, "properties.subnet.id", Kind::Subnet).map(SubnetIx);
         let address = self.address(doc, "properties.privateIPAddress");
         Frontend { id: doc.id.clone(), public_ip, private: address.zip(subnet) }

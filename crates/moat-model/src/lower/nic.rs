@@ -4,10 +4,16 @@ use moat_arm::document::{array_at, bool_at, str_at};
 use moat_net::ir::{AsgIx, IpConfig, Nic, NsgIx, PrivateEndpoint, PublicIpIx, SubnetIx};
 
 use super::{Doc, Kind, Lowering, What};
+use crate::types::microsoft_network::network_interfaces::endpoint_of;
+use crate::types::microsoft_network::private_endpoints::ADDRESSES;
 
 impl<'a> Lowering<'a> {
     pub(crate) fn nics(&mut self) {
         for doc in &self.docs(Kind::Nic) {
+            // Its addresses are the endpoint's, and no machine sends or takes packets by it.
+            if endpoint_of(doc.body).is_some() {
+                continue;
+            }
             let mut configs = self.children(doc, "ipConfigurations");
             // Stable: the primary one first, the others as written.
             configs.sort_by_key(|c| bool_at(c.body, "properties.primary") != Some(true));
@@ -58,6 +64,10 @@ impl<'a> Lowering<'a> {
             let configs = self.children(doc, "ipConfigurations");
             let mut addresses: Vec<_> =
                 configs.iter().filter_map(|c| self.address(c, "properties.privateIPAddress")).collect();
+            if addresses.is_empty() {
+                let given = array_at(doc.body, ADDRESSES).iter().filter_map(|a| a.as_str());
+                addresses = given.filter_map(|t| t.parse().ok()).collect();
+            }
             if addresses.is_empty() {
                 // Without static configurations the address is what the service allocated.
                 let allocated = array_at(doc.body, "properties.customDnsConfigs").iter();

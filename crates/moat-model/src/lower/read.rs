@@ -11,10 +11,12 @@ use serde_json::Value;
 
 use super::{Doc, Lowering, What};
 
-/// A prefix or a lone address, host bits kept as written.
+/// A prefix or a lone address, host bits kept as written. A bare number is an address too, as it always was for
+/// `inet_aton` and for the service: `111` is 0.0.0.111.
 pub(crate) fn prefix(text: &str) -> Option<IpNet> {
     let text = text.trim();
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    let number = || text.parse::<u32>().ok().map(|n| IpAddr::V4(n.into()));
+    text.parse().ok().or_else(|| text.parse().ok().or_else(number).map(IpNet::from))
 }
 
 /// `*`, `443` or `8000-9000`.

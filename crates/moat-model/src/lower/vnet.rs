@@ -1,6 +1,6 @@
 //! Virtual networks, subnets, peerings and route tables.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use moat_arm::document::{array_at, bool_at, str_at};
 use moat_net::ir::{
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::read::prefix;
 use super::{Doc, Kind, Lowering, What};
+use crate::types::microsoft_network::public_ip_prefixes;
 
 /// SKU of a public IP or balancer; Azure's default is Basic.
 pub(crate) fn sku(body: &Value) -> Sku {
@@ -27,14 +28,37 @@ impl<'a> Lowering<'a> {
             let address = self.address(doc, "properties.ipAddress");
             self.net.public_ips.push(PublicIp { id: doc.id.clone(), address, sku: sku(doc.body) });
         }
+        // Addresses of prefixes follow those that are documents of their own; what names a prefix and sends from one
+        // address only (a front end of a balancer) takes its first.
+        let mut prefixes: Vec<Vec<PublicIpIx>> = Vec::new();
+        for (at, doc) in self.docs(Kind::PublicIpPrefix).iter().enumerate() {
+            self.place(Kind::PublicIpPrefix, &doc.id, at);
+            let block = public_ip_prefixes::block(doc.body);
+            if block.is_none() {
+                self.problem(&doc.id, "properties.ipPrefix", What::Missing);
+            }
+            let addresses = block.into_iter().flat_map(|b| u32::from(b.network())..=u32::from(b.broadcast()));
+            let mut own = Vec::new();
+            for address in addresses.map(|a| Some(IpAddr::from(Ipv4Addr::from(a)))) {
+                if self.net.public_ips.iter().any(|p| p.address == address) {
+                    continue;
+                }
+                let at = self.net.public_ips.len();
+                let id = if own.is_empty() { doc.id.clone() } else { format!("{}/addresses/{at}", doc.id) };
+                own.push(PublicIpIx(self.place(Kind::PublicIp, &id, at)));
+                self.net.public_ips.push(PublicIp { id, address, sku: Sku::Standard });
+            }
+            prefixes.push(own);
+        }
         for (at, doc) in self.docs(Kind::NatGateway).iter().enumerate() {
             self.place(Kind::NatGateway, &doc.id, at);
             let ips = self.refer_all(doc, "properties.publicIpAddresses", Kind::PublicIp);
             let public_ips = ips.into_iter().map(PublicIpIx).collect();
-            self.net.nat_gateways.push(NatGateway { id: doc.id.clone(), public_ips });
-            if !array_at(doc.body, "properties.publicIpPrefixes").is_empty() {
-                self.problem(&doc.id, "properties.publicIpPrefixes", What::NotModelled);
+            let mut public_ips: Vec<PublicIpIx> = public_ips;
+            for prefix in self.refer_all(doc, "properties.publicIpPrefixes", Kind::PublicIpPrefix) {
+                public_ips.extend(&prefixes[prefix as usize]);
             }
+            self.net.nat_gateways.push(NatGateway { id: doc.id.clone(), public_ips });
         }
     }
 

@@ -25,6 +25,7 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_network::application_security_groups::TYPE,
     &microsoft_network::route_tables::TYPE,
     &microsoft_network::route_tables::ROUTES,
+    &microsoft_network::public_ip_prefixes::TYPE,
     &microsoft_network::public_ip_addresses::TYPE,
     &microsoft_network::nat_gateways::TYPE,
     &microsoft_network::load_balancers::TYPE,

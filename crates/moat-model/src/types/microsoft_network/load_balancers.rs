@@ -83,7 +83,8 @@ const PART: ResourceType = ResourceType {
 };
 
 /// Where a balancer points, and at what.
-const REFERENCES: [(&str, &str); 11] = [
+const REFERENCES: [(&str, &str); 12] = [
+    ("properties.frontendIPConfigurations[].properties.publicIPPrefix.id", "Microsoft.Network/publicIPPrefixes"),
     ("properties.frontendIPConfigurations[].properties.subnet.id", "Microsoft.Network/virtualNetworks/subnets"),
     ("properties.frontendIPConfigurations[].properties.publicIPAddress.id", "Microsoft.Network/publicIPAddresses"),
     (
@@ -144,12 +145,14 @@ fn limit(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A front end is public or private, and all of them are the same.
+/// A front end is public or private, and all of them are the same. A public one has an address, or, for what goes out
+/// only, a prefix.
 fn frontends(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     let mut kinds = BTreeMap::new();
     for frontend in document::array_at(&write.body, FRONTENDS) {
         let name = document::str_at(frontend, "name").unwrap_or_default();
-        let public = document::str_at(frontend, "properties.publicIPAddress.id").is_some();
+        let names = |member: &str| document::str_at(frontend, &format!("properties.{member}.id")).is_some();
+        let public = names("publicIPAddress") || names("publicIPPrefix");
         let private = document::str_at(frontend, "properties.subnet.id").is_some();
         if public == private {
             // AZURE: wording not observed.
@@ -363,7 +366,12 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         ("inboundNatPools", "enableTcpReset", json!(false)),
         ("inboundNatPools", "enableDestinationServiceEndpoint", json!(false)),
         ("inboundNatPools", "allowBackendPortConflict", json!(false)),
+        // An outbound rule that says nothing leaves the ports to be shared out by the size of the pool.
+        ("outboundRules", "allocatedOutboundPorts", json!(0)),
+        ("outboundRules", "allocationPolicy", json!({"onDemandAllocation": false, "portReuse": "FirstAvailable"})),
         ("outboundRules", "enableTcpReset", json!(false)),
+        // A rule of a whole pool has a range of ports instead.
+        ("inboundNatRules", "frontendPort", json!(0)),
         ("probes", "probeThreshold", json!(1)),
         ("probes", "intervalInSeconds", json!(15)),
         ("probes", "numberOfProbes", json!(2)),

@@ -13,6 +13,7 @@ mod prefix;
 pub mod private_dns_zones;
 pub mod private_endpoints;
 pub mod public_ip_addresses;
+pub mod public_ip_prefixes;
 pub mod route_tables;
 pub mod security_rules;
 pub mod subnets;

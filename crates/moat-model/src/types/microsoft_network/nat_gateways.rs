@@ -4,7 +4,7 @@
 use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Value, json};
 
-use super::{API_VERSIONS, public_ip_addresses, route_tables};
+use super::{API_VERSIONS, public_ip_addresses, public_ip_prefixes, route_tables};
 use crate::refs;
 use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::types::shape;
@@ -23,6 +23,7 @@ pub static TYPE: ResourceType = ResourceType {
     complete: |ctx, write| {
         document::remove(&mut write.body, "properties.subnets");
         document::set_default(&mut write.body, "sku.name", json!("Standard"));
+        document::set_default(&mut write.body, "sku.tier", json!("Regional"));
         document::set_default(&mut write.body, "properties.idleTimeoutInMinutes", json!(4));
         let guid = write.before.and_then(|b| document::str_at(b, "properties.resourceGuid")).map(str::to_owned);
         let guid = guid.unwrap_or_else(|| ctx.uuid("resourceGuid").to_string());
@@ -36,18 +37,20 @@ pub static TYPE: ResourceType = ResourceType {
             document::set(body, "properties.subnets", shape::id_list(&subnets));
         }
     },
-    references: |d| refs::ids(d, &[PUBLIC_IPS]),
+    references: |d| refs::ids(d, &[PUBLIC_IPS, PREFIXES]),
     ..ResourceType::BLANK
 };
 
 /// Addresses of a gateway.
 const PUBLIC_IPS: &str = "properties.publicIpAddresses[].id";
+/// Prefixes of a gateway: it sends from all of their addresses.
+const PREFIXES: &str = "properties.publicIpPrefixes[].id";
 /// Addresses of one gateway (network-semantics 9.2).
 const MOST_ADDRESSES: usize = 16;
 /// TCP idle timeout in minutes.
 const IDLE_MINUTES: std::ops::RangeInclusive<u64> = 4..=120;
 
-fn values(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+fn values(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     // AZURE: wording not observed.
     let refuse = |message: String| Err(ApiError::bad_request("InvalidRequestFormat", message));
     let minutes = document::u64_at(&write.body, "properties.idleTimeoutInMinutes").unwrap_or(*IDLE_MINUTES.start());
@@ -59,16 +62,15 @@ fn values(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
             IDLE_MINUTES.end()
         ));
     }
-    let count = refs::texts(&write.body, PUBLIC_IPS).len();
+    let in_prefixes = refs::texts(&write.body, PREFIXES).into_iter().filter_map(|text| {
+        let id = ResourceId::parse(text).ok()?;
+        let block = public_ip_prefixes::block(&ctx.snapshot.get(&id)?.body)?;
+        Some(1_usize << (block.max_prefix_len() - block.prefix_len()))
+    });
+    let count = refs::texts(&write.body, PUBLIC_IPS).len() + in_prefixes.sum::<usize>();
     if count > MOST_ADDRESSES {
         return refuse(format!(
             "NAT gateway {} has {count} public IP addresses; {MOST_ADDRESSES} are allowed.",
-            write.id
-        ));
-    }
-    if !document::array_at(&write.body, "properties.publicIpPrefixes").is_empty() {
-        return refuse(format!(
-            "NAT gateway {} names public IP prefixes, which are not available here yet; use publicIpAddresses.",
             write.id
         ));
     }
@@ -76,7 +78,8 @@ fn values(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
 }
 
 fn references(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
-    refs::check(ctx, write, PUBLIC_IPS, public_ip_addresses::TYPE.name)
+    refs::check(ctx, write, PUBLIC_IPS, public_ip_addresses::TYPE.name)?;
+    refs::check(ctx, write, PREFIXES, public_ip_prefixes::TYPE.name)
 }
 
 fn standard_addresses(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {

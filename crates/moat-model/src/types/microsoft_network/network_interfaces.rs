@@ -78,6 +78,11 @@ fn configs<'a>(write: &'a Write<'_>) -> impl Iterator<Item = (ResourceId, &'a Va
     })
 }
 
+/// The private endpoint that an interface was made for.
+pub(crate) fn endpoint_of(body: &Value) -> Option<ResourceId> {
+    ResourceId::parse(document::str_at(body, "properties.privateEndpoint.id")?).ok()
+}
+
 /// The subnet of an IP configuration.
 fn subnet_of(config: &Value) -> Option<ResourceId> {
     ResourceId::parse(document::str_at(config, "properties.subnet.id")?).ok()
@@ -308,11 +313,17 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         ("allowPort25Out", json!(true)),
         ("auxiliaryMode", json!("None")),
         ("auxiliarySku", json!("None")),
+        ("nicAuxiliarySkuBillingNotificationType", json!("NoOp")),
     ] {
         document::set_default(&mut write.body, &format!("properties.{member}"), value);
     }
     document::set_default(&mut write.body, "kind", json!("Regular"));
-    for computed in ["internalDomainNameSuffix", "appliedDnsServers"] {
+    // Whose interface it is, is not for clients to say.
+    document::remove(&mut write.body, "properties.privateEndpoint");
+    if let Some(endpoint) = write.before.and_then(|b| document::at(b, "properties.privateEndpoint")).cloned() {
+        document::set(&mut write.body, "properties.privateEndpoint", endpoint);
+    }
+    for computed in ["internalDomainNameSuffix", "internalFqdn", "appliedDnsServers"] {
         document::remove(&mut write.body, &format!("properties.dnsSettings.{computed}"));
     }
     Ok(())
@@ -326,6 +337,10 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     if let Some(guid) = vnet.and_then(|v| document::str_at(&v.body, "properties.resourceGuid")) {
         let suffix = format!("{}.bx.internal.cloudapp.net", domain_label(guid));
         document::set(body, "properties.dnsSettings.internalDomainNameSuffix", json!(suffix));
+        let label = document::str_at(body, "properties.dnsSettings.internalDnsNameLabel").filter(|l| !l.is_empty());
+        if let Some(name) = label.map(|label| format!("{label}.{suffix}")) {
+            document::set(body, "properties.dnsSettings.internalFqdn", json!(name));
+        }
     }
     let servers = document::at(body, "properties.dnsSettings.dnsServers").cloned().unwrap_or(json!([]));
     document::set(body, "properties.dnsSettings.appliedDnsServers", servers);
@@ -345,6 +360,15 @@ fn mac_address(seed: uuid::Uuid) -> String {
 }
 
 fn on_delete(ctx: &TypeCtx<'_>, id: &ResourceId, body: &Value, _: &mut Batch) -> Result<(), ApiError> {
+    if let Some(endpoint) = endpoint_of(body).filter(|e| ctx.snapshot.get(e).is_some()) {
+        // AZURE: wording not observed.
+        return Err(ApiError::bad_request(
+            "NicInUseWithPrivateEndpoint",
+            format!(
+                "Network interface {id} cannot be deleted because it is in use by private endpoint {endpoint}. Delete the private endpoint instead."
+            ),
+        ));
+    }
     match shape::held_by_compute(ctx, body) {
         None => Ok(()),
         Some(compute) => Err(ApiError::bad_request(

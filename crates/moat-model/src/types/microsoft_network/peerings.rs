@@ -171,11 +171,12 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
 
 /// Fills in defaults and the state of each half.
 pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    let states: Vec<(&'static str, Option<Value>, String)> = document::array_at(&write.body, ARRAY)
+    let states: Vec<_> = document::array_at(&write.body, ARRAY)
         .iter()
         .map(|half| {
             let other = remote_id(half).and_then(|r| ctx.snapshot.get(&r));
             let space = other.and_then(|o| document::at(&o.body, "properties.addressSpace")).cloned();
+            let encryption = other.and_then(|o| document::at(&o.body, "properties.encryption")).cloned();
             let back = other.and_then(|o| opposite(&o.body, write.id));
             let name = document::str_at(half, "name").unwrap_or_default();
             let kept = earlier(write, half).and_then(|e| document::str_at(e, "properties.resourceGuid"));
@@ -185,12 +186,12 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
                 (_, Some("Initiated" | "Connected")) => "Connected",
                 _ => "Initiated",
             };
-            (state, space, guid)
+            (state, space, encryption, guid)
         })
         .collect();
     let mut states = states.into_iter();
     shape::each(&mut write.body, ARRAY, |half| {
-        let Some((state, space, guid)) = states.next() else { return };
+        let Some((state, space, encryption, guid)) = states.next() else { return };
         shape::strip_rendered(half);
         document::set_default(half, "properties.allowVirtualNetworkAccess", json!(true));
         for flag in ["allowForwardedTraffic", "allowGatewayTransit", "useRemoteGateways", "doNotVerifyRemoteGateways"] {
@@ -204,6 +205,10 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
             document::set_default(&mut space, "ipamPoolPrefixAllocations", json!([]));
             document::set(half, "properties.remoteAddressSpace", space.clone());
             document::set(half, "properties.remoteVirtualNetworkAddressSpace", space);
+        }
+        match encryption {
+            Some(encryption) => document::set(half, "properties.remoteVirtualNetworkEncryption", encryption),
+            None => document::remove(half, "properties.remoteVirtualNetworkEncryption"),
         }
     });
 }

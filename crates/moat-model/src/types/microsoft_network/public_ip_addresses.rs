@@ -1,10 +1,13 @@
 //! `Microsoft.Network/publicIPAddresses`: an address that the internet can reach, taken from the
 //! environment's pool and kept until the document goes.
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use serde_json::{Value, json};
 
-use super::API_VERSIONS;
+use super::{API_VERSIONS, public_ip_prefixes};
 use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::types::shape;
 use crate::{alloc, refs};
@@ -18,14 +21,20 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "network-name", requirements: &[], check: |_, w| shape::network_name(w.id) },
         Refusal { id: "public-ip-values", requirements: &[], check: values },
         Refusal { id: "public-ip-standard-static", requirements: &[], check: standard_is_static },
+        Refusal { id: "public-ip-global-standard", requirements: &[], check: global_is_standard },
         Refusal { id: "public-ip-sku-fixed", requirements: &[], check: sku_fixed },
+        Refusal { id: "public-ip-prefix", requirements: &[], check: prefix },
         Refusal { id: "public-ip-limit", requirements: &["AML-RES-005"], check: limit },
     ],
     complete,
     on_delete,
     render,
+    references: |d| refs::ids(d, &[PREFIX]),
     ..ResourceType::BLANK
 };
+
+/// The prefix that an address is taken from.
+const PREFIX: &str = "properties.publicIPPrefix.id";
 
 /// Public addresses of one subscription in one region (errors.md `pip-limit`).
 const MOST: usize = 20;
@@ -110,6 +119,20 @@ fn standard_is_static(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError
     Ok(())
 }
 
+fn global_is_standard(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    let global = document::str_at(&write.body, "sku.tier").is_some_and(|t| t.eq_ignore_ascii_case("Global"));
+    if !global || sku(&write.body).eq_ignore_ascii_case("Standard") {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "GlobalPublicIPAddressNotSupportedForBasicPublicIpAddress",
+        format!(
+            "Global publicIP addresses are only supported for standard SKU public IP addresses. Public IP address {} is not standard SKU.",
+            write.id
+        ),
+    ))
+}
+
 fn sku_fixed(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     match write.before {
         Some(before) if !sku(before).eq_ignore_ascii_case(sku(&write.body)) => Err(ApiError::bad_request(
@@ -151,9 +174,38 @@ fn limit(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// The addresses that this one is to be taken from, if it names a prefix.
+fn block(ctx: &TypeCtx<'_>, body: &Value) -> Option<Ipv4Net> {
+    let id = ResourceId::parse(document::str_at(body, PREFIX)?).ok()?;
+    public_ip_prefixes::block(&ctx.snapshot.get(&id)?.body)
+}
+
+/// An address of a prefix is its next free one, or the one in it that was asked for.
+fn from_block(ctx: &TypeCtx<'_>, write: &Write<'_>, block: Ipv4Net) -> Option<Ipv4Addr> {
+    let asked = document::str_at(&write.body, "properties.ipAddress").and_then(|a| a.parse().ok());
+    match asked.filter(|_| write.before.is_none()) {
+        Some(asked) => (block.contains(&asked) && !alloc::taken_public(ctx.snapshot).contains(&asked)).then_some(asked),
+        None => public_ip_prefixes::next_free(ctx.snapshot, block),
+    }
+}
+
+fn prefix(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    refs::check(ctx, write, PREFIX, public_ip_prefixes::TYPE.name)?;
+    match block(ctx, &write.body) {
+        // AZURE: wording not observed.
+        Some(block) if write.before.is_none() && from_block(ctx, write, block).is_none() => Err(ApiError::bad_request(
+            "PublicIPPrefixOutOfAddresses",
+            format!("Public IP address {} finds no free address in the prefix {block}.", write.id),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     let kept = |member: &str| write.before.and_then(|b| document::str_at(b, member)).map(str::to_owned);
+    let block = block(ctx, &write.body);
     let address = kept("properties.ipAddress")
+        .or_else(|| block.and_then(|b| from_block(ctx, write, b)).map(|a| a.to_string()))
         .or_else(|| alloc::next_public(ctx.snapshot, ctx.public_pool).map(|a| a.to_string()));
     let guid = kept("properties.resourceGuid").unwrap_or_else(|| ctx.uuid("resourceGuid").to_string());
     let label = document::str_at(&write.body, "properties.dnsSettings.domainNameLabel").map(str::to_owned);
@@ -225,6 +277,13 @@ mod tests {
         world.delete(&net("publicIPAddresses/p1")).unwrap();
         let next = world.put(&net("publicIPAddresses/p6"), standard()).unwrap();
         assert_eq!(next["properties"]["ipAddress"], "20.51.0.2");
+    }
+
+    #[test]
+    fn global_addresses_are_standard() {
+        let mut world = World::new(Edition::Current);
+        let body = json!({"sku": {"name": "Basic", "tier": "Global"}, "properties": {}});
+        insta::assert_snapshot!(world.put(&net("publicIPAddresses/p"), body).unwrap_err().code, @"GlobalPublicIPAddressNotSupportedForBasicPublicIpAddress");
     }
 
     #[test]

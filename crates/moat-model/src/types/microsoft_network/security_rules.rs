@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
 use moat_arm::{ApiError, ResourceId, document};
 use serde_json::{Value, json};
 
 use super::{API_VERSIONS, prefix, tags};
+use crate::lower::prefix as net;
 use crate::refs;
 use crate::resource_type::{Completion, ResourceType, Scope, TypeCtx, Write};
 use crate::types::shape;
@@ -206,11 +206,6 @@ fn too_many(rule: &Rule<'_>, member: &str, count: usize) -> ApiError {
     .with_target(rule.id.as_str())
 }
 
-/// An address as a rule may write it: `*`, a prefix, a single address; anything else is a tag.
-fn net(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
-}
-
 pub(super) fn addresses(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     for rule in rules(write) {
         for side in SIDES {
@@ -365,6 +360,7 @@ mod tests {
             json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/24", "10.1.0.4"]}),
             json!({"destinationPortRange": null, "destinationPortRanges": ["22", "80-90"]}),
             json!({"sourceAddressPrefix": "VirtualNetwork"}),
+            json!({"sourceAddressPrefix": "111"}),
             json!({"sourceAddressPrefix": "", "sourceAddressPrefixes": ["Internet"]}),
             json!({"priority": "4096"}),
         ] {

@@ -40,6 +40,7 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "peering-names", requirements: &[], check: peerings::names },
         Refusal { id: "peering-remote", requirements: &[], check: peerings::remote },
         Refusal { id: "peering-overlap", requirements: &[], check: peerings::overlap },
+        Refusal { id: "vnet-encryption", requirements: &[], check: encryption },
     ],
     complete,
     on_write: peerings::other_halves,
@@ -68,6 +69,21 @@ const REFERENCES: &[&str] = &[
 /// The prefixes of a VNet document that parse.
 pub fn prefixes(body: &Value) -> Vec<ipnet::IpNet> {
     refs::texts(body, "properties.addressSpace.addressPrefixes[]").iter().filter_map(|t| t.parse().ok()).collect()
+}
+
+/// Who switches encryption on says how strictly.
+fn encryption(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    let on = document::bool_at(&write.body, "properties.encryption.enabled") == Some(true);
+    if !on || document::str_at(&write.body, "properties.encryption.enforcement").is_some() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "MustSpecifyBothEncryptionIntentAndEnforcementPolicy",
+        format!(
+            "Cannot encrypt VirtualNetwork {} unless both encryption intent (Enabled true or false) and enforcement policy (AllowUnencrypted or DropUnencrypted) are specified.",
+            write.id
+        ),
+    ))
 }
 
 fn address_space(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
@@ -166,6 +182,19 @@ mod tests {
     use super::*;
     use crate::edition::Edition;
     use crate::types::testing::{World, net};
+
+    #[test]
+    fn encryption_that_is_on_says_how_strictly() {
+        let put = |encryption: Value| {
+            let body = json!({"properties": {
+                "addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}, "encryption": encryption,
+            }});
+            World::new(Edition::Current).put(&net("virtualNetworks/v"), body)
+        };
+        insta::assert_snapshot!(put(json!({"enabled": true})).unwrap_err(), @"(MustSpecifyBothEncryptionIntentAndEnforcementPolicy) Cannot encrypt VirtualNetwork /subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v unless both encryption intent (Enabled true or false) and enforcement policy (AllowUnencrypted or DropUnencrypted) are specified.");
+        put(json!({"enabled": true, "enforcement": "AllowUnencrypted"})).unwrap();
+        put(json!({"enabled": false})).unwrap();
+    }
 
     fn check(address_prefixes: &[&str], subnets: &[(&str, &str)]) -> String {
         let subnets: Vec<Value> =
