@@ -21,12 +21,22 @@ pub struct ApiError {
     pub target: Option<String>,
     /// Inner errors.
     pub details: Vec<ApiError>,
+    /// What a service says beside the message: `{"type", "info"}` each. One that says
+    /// something also shows what is empty.
+    pub additional_info: Box<[Value]>,
 }
 
 impl ApiError {
     /// Any code; prefer a named constructor.
     pub fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into(), target: None, details: Vec::new() }
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+            target: None,
+            details: Vec::new(),
+            additional_info: Box::default(),
+        }
     }
 
     /// Names what is at fault.
@@ -91,16 +101,29 @@ impl ApiError {
 
     /// The body as sent.
     pub fn to_body(&self) -> Value {
-        json!({ "error": self.inner() })
+        let mut inner = self.inner();
+        // Providers list the inner errors of what they refuse also where there are none.
+        if self.status == 400 && self.details.is_empty() {
+            inner["details"] = json!([]);
+        }
+        json!({ "error": inner })
     }
 
     fn inner(&self) -> Value {
+        self.shown(!self.additional_info.is_empty())
+    }
+
+    /// `whole`: also what is empty, as the services do that say something beside the message.
+    fn shown(&self, whole: bool) -> Value {
         let mut v = json!({ "code": self.code, "message": self.message });
         if let Some(t) = &self.target {
             v["target"] = json!(t);
         }
-        if !self.details.is_empty() {
-            v["details"] = self.details.iter().map(ApiError::inner).collect();
+        if whole || !self.details.is_empty() {
+            v["details"] = self.details.iter().map(|d| if whole { d.shown(true) } else { d.inner() }).collect();
+        }
+        if whole {
+            v["additionalInfo"] = self.additional_info.to_vec().into();
         }
         v
     }

@@ -59,30 +59,20 @@ pub(crate) fn object_or_empty(text: Option<&str>) -> Result<Value, ApiError> {
     }
 }
 
-/// The id and name inside a body, if there, must be those of the path.
+/// The name inside a body, if there, must be that of the path. Its id is read-only and ignored: clients put in what they
+/// were answered, azure-cli sometimes the parent's.
 pub(crate) fn agrees(body: &Value, id: &ResourceId) -> Result<(), ApiError> {
-    let mismatch = |member: &str, value: &str| {
-        // AZURE: wording not observed
-        Err(ApiError::bad_request(
-            "InvalidRequestContent",
-            format!(
-                "The {member} '{value}' in the request content does not match the resource '{id}' of the request path."
-            ),
-        )
-        .with_target(member.to_owned()))
-    };
-    if let Some(given) = document::str_at(body, "id")
-        && ResourceId::parse(given).ok().as_ref() != Some(id)
-    {
-        return mismatch("id", given);
+    let Some(given) = document::str_at(body, "name") else { return Ok(()) };
+    let joined = id.names().join("/");
+    if given.eq_ignore_ascii_case(id.name()) || given.eq_ignore_ascii_case(&joined) {
+        return Ok(());
     }
-    if let Some(given) = document::str_at(body, "name") {
-        let joined = id.names().join("/");
-        if !given.eq_ignore_ascii_case(id.name()) && !given.eq_ignore_ascii_case(&joined) {
-            return mismatch("name", given);
-        }
-    }
-    Ok(())
+    // AZURE: wording not observed
+    Err(ApiError::bad_request(
+        "InvalidRequestContent",
+        format!("The name '{given}' in the request content does not match the resource '{id}' of the request path."),
+    )
+    .with_target("name"))
 }
 
 /// Removes what is rendered, and `properties.provisioningState`, which belongs to the service.

@@ -5,7 +5,8 @@
 //! saying how it ended. As in Azure, a failure keeps what was written before it; unlike in Azure,
 //! nothing after the first failure is tried.
 //!
-//! Not here: what-if, `Complete` mode, linked templates. They are refused by name.
+//! Not here: what-if, `Complete` mode, templates behind a URI (a version of a template spec is a document here). They are
+//! refused by name.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use moat_arm::syntax::{self, Node, Span};
 use moat_arm::template::{Budget, Evaluator, Failure, Inputs, Planned, Surroundings, plan};
 use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use moat_model::ResourceType;
+use moat_model::types::microsoft_resources::template_specs;
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::DEPLOYMENTS;
@@ -109,6 +111,8 @@ struct Asked {
     template: Node,
     parameters: Node,
     mode: String,
+    /// The version of a template spec that the template was taken from.
+    link: Option<ResourceId>,
 }
 
 /// Reads the body the way Azure does: not strictly JSON (PROTOCOL 0.1).
@@ -137,16 +141,25 @@ fn read(w: &World<'_>) -> Result<Asked, ApiError> {
         Err(ApiError::bad_request("InvalidRequestContent", format!("The request content was invalid: {what}.")))
     };
     let Some(properties) = node.get("properties") else { return wrong("it has no 'properties'") };
-    for link in ["templateLink", "parametersLink"] {
-        if properties.get(link).is_some() {
+    let link = match properties.get("templateLink").and_then(|l| l.get("id")).and_then(Node::as_str) {
+        Some(id) => Some(template_spec(w, id)?),
+        None => None,
+    };
+    for member in ["templateLink", "parametersLink"] {
+        if properties.get(member).is_some() && !(member == "templateLink" && link.is_some()) {
             // AZURE: Azure would fetch it; Moat has no way to the real world, on purpose.
             return Err(ApiError::bad_request(
                 "InvalidContentLink",
-                format!("'properties.{link}' is not supported: Moat fetches nothing. Send the template itself."),
+                format!(
+                    "'properties.{member}' is not supported: Moat fetches nothing. Send the template itself or the id of a template spec's version."
+                ),
             ));
         }
     }
-    let Some(template) = properties.get("template") else { return wrong("it has no 'properties.template'") };
+    let (link, kept) = link.unzip();
+    let Some(template) = kept.as_ref().or(properties.get("template")) else {
+        return wrong("it has no 'properties.template'");
+    };
     let mode = properties.get("mode").and_then(Node::as_str).unwrap_or("Incremental").to_owned();
     if !mode.eq_ignore_ascii_case("Incremental") {
         return Err(ApiError::bad_request(
@@ -156,7 +169,24 @@ fn read(w: &World<'_>) -> Result<Asked, ApiError> {
     }
     let parameters =
         properties.get("parameters").cloned().unwrap_or_else(|| Node::from_json(&json!({}), Span::default()));
-    Ok(Asked { template: template.clone(), parameters, mode })
+    Ok(Asked { template: template.clone(), parameters, mode, link })
+}
+
+/// The version of a template spec that a link names, and its template.
+fn template_spec(w: &World<'_>, id: &str) -> Result<(ResourceId, Node), ApiError> {
+    let kind = &template_specs::VERSIONS;
+    let id = ResourceId::parse(id).ok().filter(|id| id.resource_type().eq_ignore_ascii_case(kind.name)).ok_or_else(
+        || {
+            ApiError::bad_request(
+                "InvalidContentLink",
+                format!("'properties.templateLink.id' is '{id}', which is no id of a version of a template spec."),
+            )
+        },
+    )?;
+    access::require(w, &format!("{}/read", kind.name), Some(&id))?;
+    let stored = w.snapshot.get(&id).ok_or_else(|| ApiError::not_found(&id))?;
+    let template = template_specs::main_template(&stored.body).cloned().unwrap_or_default();
+    Ok((id, Node::from_json(&template, Span::default())))
 }
 
 fn create(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) -> Result<Decision, ApiError> {
@@ -424,7 +454,7 @@ impl<'a> Run<'a> {
         };
         let empty = Node::from_json(&json!({}), Span::default());
         let parameters = properties.and_then(|p| p.get("parameters")).cloned().unwrap_or(empty);
-        let asked = Asked { template: template.clone(), parameters, mode: "Incremental".to_owned() };
+        let asked = Asked { template: template.clone(), parameters, mode: "Incremental".to_owned(), link: None };
         let own = target_scope(&resource.id);
         let scope = match body.get("resourceGroup").and_then(Node::as_str) {
             Some(group) => ResourceId::resource_group_scope(&self.w.ctx.subscription, group),
@@ -486,7 +516,7 @@ impl<'a> Run<'a> {
             match value {
                 Ok(value) => {
                     let kind = output.value.get("type").and_then(Node::as_str).unwrap_or("string");
-                    progress.outputs.insert(output.name.clone(), json!({"type": kind, "value": value.to_json()}));
+                    progress.outputs.insert(camel_case(&output.name), json!({"type": kind, "value": value.to_json()}));
                 }
                 Err(failure) => {
                     let (line, position) = failure.span.line_column(text);
@@ -530,7 +560,7 @@ impl<'a> Run<'a> {
             if !secret && let Ok(value) = evaluator.parameter_value(&declared.name) {
                 shown["value"] = value.to_json();
             }
-            parameters.insert(declared.name.clone(), shown);
+            parameters.insert(camel_case(&declared.name), shown);
         }
         let template = asked.template.to_json();
         let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, template.to_string().as_bytes()).as_u64_pair().0;
@@ -547,11 +577,27 @@ impl<'a> Run<'a> {
             "outputs": progress.outputs,
             "outputResources": progress.resources,
         });
+        if let Some(link) = &asked.link {
+            properties["templateLink"] = json!({
+                "id": link.as_str(),
+                "contentVersion": document::at(&template, "contentVersion").cloned().unwrap_or_else(|| json!("1.0.0.0")),
+            });
+        }
         if let Some(error) = &progress.failure {
             properties["error"] = error.to_body()["error"].clone();
         }
         json!({"properties": properties, "moat": {"operations": progress.operations, "template": template}})
     }
+}
+
+/// A name of a parameter or output as the service answers it: its serialiser lowers the first capitals up to the one
+/// that begins a word (`NewNSG` is `newNSG`, `VMName` is `vmName`).
+fn camel_case(name: &str) -> String {
+    let characters: Vec<char> = name.chars().collect();
+    let capitals = characters.iter().take_while(|c| c.is_uppercase()).count();
+    let lowered = if capitals > 1 && capitals < characters.len() { capitals - 1 } else { capitals };
+    let lower = characters[..lowered].iter().flat_map(|c| c.to_lowercase());
+    lower.chain(characters[lowered..].iter().copied()).collect()
 }
 
 fn api_version(resource: &Planned) -> String {

@@ -275,6 +275,10 @@ fn result_answer(stored: &Stored, progress: Progress) -> Decision {
         }
         Progress::Succeeded => match stored.body.get("result") {
             Some(result) => Decision::answer(200, result.clone()),
+            // Resource Manager's own operations (groups) end with 200, those of the providers with 204.
+            None if document::str_at(&stored.body, "target").is_some_and(|t| !t.contains("/providers/")) => {
+                Decision::empty(200)
+            }
             None => Decision::empty(204),
         },
         Progress::Failed(error) => Decision::answer(409, json!({ "error": error })),

@@ -32,6 +32,7 @@ impl<'a> World<'a> {
             seed: self.ctx.seed,
             public_pool: &self.ctx.public_pool,
             principal: &self.request.principal.object_id,
+            skip_validation: self.request.query.get("skipvalidation").is_some_and(|v| v.eq_ignore_ascii_case("true")),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct TypeCtx<'a> {
     pub public_pool: &'a [ipnet::Ipv4Net],
     /// Who asks.
     pub principal: &'a str,
+    /// The client asked for the check against the real thing to be left out (`skipValidation` of datastores).
+    pub skip_validation: bool,
 }
 
 impl TypeCtx<'_> {
@@ -139,6 +141,10 @@ pub struct ResourceType {
     /// Made by its first use (versions of assets): a write needs no parent document, for `on_write` makes it; a list
     /// below a missing parent is empty; actions run also before the document is there.
     pub on_demand: bool,
+    /// A list below a parent that is not there is empty, though the type is made on demand; `false`: it is a 404.
+    pub listed_without_parent: bool,
+    /// What is answered where there is no such document.
+    pub not_found: fn(&TypeCtx<'_>, &ResourceId) -> ApiError,
     /// Whether a document is in a list that was asked for with this query (`listViewType`, `hash`, `tag`, ...); the
     /// names of a query are in lower case.
     pub listed: fn(&BTreeMap<String, String>, &Value) -> bool,
@@ -147,6 +153,8 @@ pub struct ResourceType {
     pub settled: Option<fn(&Value) -> bool>,
     /// Status of the answer to a PUT that made the resource; some clients take no other than Azure's own.
     pub created_status: u16,
+    /// Since this API version PATCH and DELETE are answered by 202 and an operation, before it at once; empty: never.
+    pub operations_since: &'static str,
     /// What is wrong with a name, as `checkNameAvailability` says it: reason and message.
     pub name_problem: fn(&str) -> Option<(&'static str, String)>,
     /// Runs before `refusals` on PUT and PATCH: carries over what an omitted member keeps (subnets
@@ -185,9 +193,12 @@ impl ResourceType {
         stored_only: false,
         hidden: false,
         on_demand: false,
+        listed_without_parent: true,
+        not_found: |_, id| ApiError::not_found(id),
         listed: |_, _| true,
         settled: None,
         created_status: 201,
+        operations_since: "",
         name_problem: |_| None,
         inherit: |_, _| {},
         refusals: &[],
@@ -199,6 +210,11 @@ impl ResourceType {
         readings: &[],
         references: |_| Vec::new(),
     };
+
+    /// Whether PATCH and DELETE of this API version are answered by an operation. Versions are dates, so texts compare.
+    pub fn answers_by_operation(&self, api_version: &str) -> bool {
+        !self.operations_since.is_empty() && api_version >= self.operations_since
+    }
 
     /// `Microsoft.Network` of `Microsoft.Network/virtualNetworks`.
     pub fn namespace(&self) -> &'static str {

@@ -113,6 +113,7 @@ impl<'a> View<'a> {
             seed: self.ctx.seed,
             public_pool: &self.ctx.public_pool,
             principal: &self.principal.object_id,
+            skip_validation: false,
         }
     }
 

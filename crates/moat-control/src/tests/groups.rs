@@ -19,7 +19,7 @@ fn a_group_lives_and_dies() {
     let location = &deleted.headers.iter().find(|(n, _)| *n == "Location").unwrap().1;
     assert!(location.contains("/operationResults/"), "{location}");
     let path = location.trim_start_matches("https://management.azure.com").to_owned();
-    check(&mut w, &format!("GET {path}"), None, "204");
+    check(&mut w, &format!("GET {path}"), None, "200");
     check(&mut w, "GET {g}", None, "404 ResourceGroupNotFound: Resource group 'g' could not be found.");
 }
 

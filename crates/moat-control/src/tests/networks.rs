@@ -101,8 +101,8 @@ fn refusals_of_resources() {
         ),
         (
             "PUT {n}/virtualNetworks/v/subnets/y",
-            r#"{"id": "{n}/virtualNetworks/v/subnets/z"}"#,
-            "400 InvalidRequestContent: The id '{n}/virtualNetworks/v/subnets/z' in the request content does not match the resource '{n}/virtualNetworks/v/subnets/y' of the request path. [id]",
+            r#"{"name": "z"}"#,
+            "400 InvalidRequestContent: The name 'z' in the request content does not match the resource '{n}/virtualNetworks/v/subnets/y' of the request path. [name]",
         ),
         (
             "PUT {n}/virtualNetworks/v",

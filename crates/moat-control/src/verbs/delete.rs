@@ -32,7 +32,9 @@ fn delete_document(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) 
     }
     let follows = match (kind.completion, outcome) {
         (_, Removal::Waits) => Follows::Removal,
-        (Completion::Sync, Removal::Done) => return Ok(Decision { batch, ..Decision::empty(200) }),
+        (Completion::Sync, Removal::Done) if !kind.answers_by_operation(w.api_version()) => {
+            return Ok(Decision { batch, ..Decision::empty(200) });
+        }
         (_, Removal::Done) => Follows::Commit,
     };
     Ok(accepted(w, &stored.id, follows, &operation::location(w, &stored.id, &stored.body), batch))

@@ -35,7 +35,7 @@ pub(crate) fn read(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) 
             return Ok(render::resource(w, kind, stored));
         }
         w.group_of(id)?;
-        return Err(ApiError::not_found(id));
+        return Err((kind.not_found)(&w.type_ctx(), id));
     };
     w.group_of(id)?;
     let holder = embedded::holder(w.snapshot, id)

@@ -72,6 +72,9 @@ pub(crate) fn children(
     {
         return Err(ApiError::not_found(parent));
     }
+    if holder.is_none() && !kind.listed_without_parent {
+        return Err((parent_kind.not_found)(&w.type_ctx(), parent));
+    }
     let items = w
         .snapshot
         .below(parent)

@@ -10,7 +10,7 @@ use moat_model::ResourceType;
 use moat_model::resource_type::{Completion, Scope, Write};
 use serde_json::{Value, json};
 
-use crate::operation::{self, Operation};
+use crate::operation::{self, Follows, Operation};
 use crate::request::{Decision, Method};
 use crate::world::World;
 use crate::{access, body, embedded, render};
@@ -85,8 +85,12 @@ pub(crate) fn document(w: &World<'_>, asked: &Asked<'_>) -> Result<Decision, Api
         }
     };
     // An operation follows the document that is stored, also when a child was asked for.
-    let headers = operation_headers(w, kind, &stored, &mut batch);
+    let later = w.request.method == Method::Patch && kind.answers_by_operation(w.api_version());
+    let headers = operation_headers(w, kind, later, &stored, &mut batch);
     batch.audit.operation = format!("{}/write", target_kind.name);
+    if later && !headers.is_empty() {
+        return Ok(Decision { headers, batch, ..Decision::empty(202) });
+    }
     if kind.completion == Completion::Accepted && !headers.is_empty() {
         return Ok(Decision { headers, batch, ..Decision::answer(202, json!({})) });
     }
@@ -112,23 +116,25 @@ fn private_member(w: &World<'_>, write: &mut Write<'_>) {
     }
 }
 
-/// Remembers the operation, if the type completes later, and says where to poll.
+/// Remembers the operation, if the type or this answer completes `later`, and says where to poll.
 fn operation_headers(
     w: &World<'_>,
-    kind: &ResourceType,
+    kind: &'static ResourceType,
+    later: bool,
     stored: &Stored,
     batch: &mut Batch,
 ) -> Vec<(&'static str, String)> {
-    let Some(follows) = operation::of_completion(kind.completion) else { return Vec::new() };
+    let follows = operation::of_completion(kind.completion).or(later.then_some(Follows::Commit));
+    let Some(follows) = follows else { return Vec::new() };
     if w.step || w.by_service() {
         return Vec::new();
     }
     let location = operation::location(w, &stored.id, &stored.body);
-    let urls =
-        operation::begin(w, &Operation { target: &stored.id, follows, result: None, location: &location }, batch);
+    let result = later.then(|| render::resource(w, kind, stored));
+    let urls = operation::begin(w, &Operation { target: &stored.id, follows, result, location: &location }, batch);
     let mut headers =
         vec![("Azure-AsyncOperation", urls.status), ("Retry-After", operation::RETRY_AFTER_SECONDS.to_owned())];
-    if kind.completion == Completion::Accepted {
+    if later || kind.completion == Completion::Accepted {
         headers.push(("Location", urls.result));
     }
     headers

@@ -7,6 +7,7 @@ pub mod microsoft_keyvault;
 pub mod microsoft_machinelearningservices;
 pub mod microsoft_network;
 pub mod microsoft_operationalinsights;
+pub mod microsoft_resources;
 pub mod microsoft_storage;
 mod shape;
 
@@ -65,6 +66,8 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_insights::components::TYPE,
     &microsoft_operationalinsights::workspaces::TYPE,
     &microsoft_containerregistry::registries::TYPE,
+    &microsoft_resources::template_specs::TYPE,
+    &microsoft_resources::template_specs::VERSIONS,
 ];
 
 /// The entry of a type, by its full name without regard to case.

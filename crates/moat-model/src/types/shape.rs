@@ -151,7 +151,8 @@ pub(crate) fn render_system_data(body: &mut Value) {
     document::set(body, "systemData", Value::Object(members));
 }
 
-/// A system-assigned identity gets an object id of its own and keeps it.
+/// A system-assigned identity gets an object id of its own and keeps it. Those that a user made elsewhere are shown with
+/// theirs; Moat has no such type, so they follow from the id.
 pub(crate) fn complete_identity(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
     let system =
         document::str_at(&write.body, "identity.type").is_some_and(|t| t.to_lowercase().contains("systemassigned"));
@@ -159,6 +160,38 @@ pub(crate) fn complete_identity(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
         let kept = write.before.and_then(|b| document::str_at(b, "identity.principalId")).map(str::to_owned);
         let principal = kept.unwrap_or_else(|| ctx.uuid("identity").to_string());
         document::set(&mut write.body, "identity.principalId", json!(principal));
+    }
+    if let Some(kind) = document::str_at(&write.body, "identity.type") {
+        let kind = kind.to_lowercase();
+        let known = ["SystemAssigned", "UserAssigned"].into_iter().filter(|k| kind.contains(&k.to_lowercase()));
+        let spelled = known.collect::<Vec<_>>().join(",");
+        document::set(&mut write.body, "identity.type", json!(if spelled.is_empty() { "None" } else { &spelled }));
+    }
+    let users = document::at(&write.body, "identity.userAssignedIdentities").and_then(Value::as_object);
+    let users: serde_json::Map<String, Value> = users
+        .into_iter()
+        .flat_map(|map| map.keys())
+        .map(|id| {
+            let of = |what: &str| {
+                let name = format!("{what} of {}", id.to_lowercase());
+                uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, name.as_bytes()).to_string()
+            };
+            (spelled_id(id), json!({"principalId": of("principal"), "clientId": of("client")}))
+        })
+        .collect();
+    if system || !users.is_empty() {
         document::set(&mut write.body, "identity.tenantId", json!(ctx.tenant));
+    }
+    if !users.is_empty() {
+        document::set(&mut write.body, "identity.userAssignedIdentities", users.into());
+    }
+}
+
+/// An id with `resourceGroups` as the service spells it.
+fn spelled_id(text: &str) -> String {
+    const SEGMENT: &str = "/resourcegroups/";
+    match text.to_ascii_lowercase().find(SEGMENT) {
+        Some(at) => format!("{}/resourceGroups/{}", &text[..at], &text[at + SEGMENT.len()..]),
+        None => text.to_owned(),
     }
 }

@@ -43,6 +43,7 @@ impl World {
             seed,
             public_pool: &pool,
             principal: self.principal,
+            skip_validation: false,
         })
     }
 

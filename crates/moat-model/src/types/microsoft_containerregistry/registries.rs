@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::storage::AccountKey;
+use crate::types::microsoft_network::private_endpoints;
 use crate::types::shape;
 
 /// The table entry.
 pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.ContainerRegistry/registries",
     api_versions: &["2023-07-01", "2023-01-01-preview", "2022-12-01", "2019-05-01"],
-    completion: Completion::Sync,
+    completion: Completion::Applied,
     name_problem,
     inherit: |_, write| {
         for member in ["sku", "properties.adminUserEnabled"] {
@@ -24,7 +25,10 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "registry-sku", requirements: &[], check: sku },
     ],
     complete,
-    render: |_, _, body| shape::render_system_data(body),
+    render: |ctx, id, body| {
+        shape::render_system_data(body);
+        private_endpoints::render_connections(ctx, id, body);
+    },
     actions: &[
         Action { name: "listCredentials", run: list_credentials },
         Action { name: "regenerateCredential", run: regenerate },
@@ -89,23 +93,39 @@ fn fresh(ctx: &TypeCtx<'_>, id: &ResourceId, name: &str) -> Value {
 }
 
 fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
+    let now = shape::time(ctx.now);
     let created = write.before.and_then(|b| document::at(b, "properties.creationDate")).cloned();
     let sku = document::str_at(&write.body, "sku.name").unwrap_or_default().to_owned();
     let tier = SKUS.iter().find(|s| s.eq_ignore_ascii_case(&sku)).copied().unwrap_or("Basic");
     document::set(&mut write.body, "sku", json!({"name": tier, "tier": tier}));
     let server = format!("{}.azurecr.io", write.id.name().to_lowercase());
     document::set(&mut write.body, "properties.loginServer", json!(server));
-    document::set(&mut write.body, "properties.creationDate", created.unwrap_or_else(|| json!(shape::time(ctx.now))));
+    document::set(&mut write.body, "properties.creationDate", created.unwrap_or_else(|| json!(now)));
     for (member, value) in [
         ("adminUserEnabled", json!(false)),
         ("anonymousPullEnabled", json!(false)),
         ("publicNetworkAccess", json!("Enabled")),
         ("networkRuleBypassOptions", json!("AzureServices")),
         ("zoneRedundancy", json!("Disabled")),
-        ("privateEndpointConnections", json!([])),
+        ("encryption", json!({"status": "disabled"})),
+        ("dataEndpointEnabled", json!(false)),
+        ("dataEndpointHostNames", json!([])),
+        ("metadataSearch", json!("Disabled")),
+        ("policies.quarantinePolicy", json!({"status": "disabled"})),
+        ("policies.trustPolicy", json!({"type": "Notary", "status": "disabled"})),
+        ("policies.retentionPolicy", json!({"days": 7, "lastUpdatedTime": now, "status": "disabled"})),
+        ("policies.exportPolicy", json!({"status": "enabled"})),
+        ("policies.azureADAuthenticationAsArmPolicy", json!({"status": "enabled"})),
+        ("policies.softDeletePolicy", json!({"retentionDays": 7, "lastUpdatedTime": now, "status": "disabled"})),
     ] {
         document::set_default(&mut write.body, &format!("properties.{member}"), value);
     }
+    // Only the premium tier has rules of who may come in.
+    if tier == "Premium" {
+        let open = json!({"defaultAction": "Allow", "ipRules": []});
+        document::set_default(&mut write.body, "properties.networkRuleSet", open);
+    }
+    document::set_default(&mut write.body, "tags", json!({}));
     for (name, path) in PASSWORDS {
         if document::at(&write.body, path).is_none() {
             document::set(&mut write.body, path, fresh(ctx, write.id, name));

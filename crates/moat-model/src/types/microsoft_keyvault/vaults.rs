@@ -4,6 +4,7 @@ use moat_arm::{ApiError, document};
 use serde_json::{Value, json};
 
 use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
+use crate::types::microsoft_network::private_endpoints;
 use crate::types::shape;
 
 /// The table entry.
@@ -11,6 +12,8 @@ pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.KeyVault/vaults",
     api_versions: &["2024-11-01", "2023-07-01", "2022-07-01", "2019-09-01"],
     completion: Completion::Sync,
+    // A vault that was made is answered like one that was there.
+    created_status: 200,
     stored_only: true,
     name_problem,
     inherit: |_, write| {
@@ -23,6 +26,10 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "vault-settings", requirements: &[], check: settings },
     ],
     complete,
+    render: |ctx, id, body| {
+        shape::render_system_data(body);
+        private_endpoints::render_connections(ctx, id, body);
+    },
     ..ResourceType::BLANK
 };
 
@@ -115,6 +122,7 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     let body = &mut write.body;
     let url = format!("https://{}.vault.azure.net/", write.id.name().to_lowercase());
     document::set(body, "properties.vaultUri", json!(url));
+    document::set_default(body, "tags", json!({}));
     for (member, value) in [
         ("tenantId", json!(ctx.tenant)),
         ("sku", json!({"family": "A", "name": "standard"})),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use serde_json::{Value, json};
 
+use super::missing::not_found;
 use super::{API_VERSIONS, pending_uploads};
 use crate::resource_type::{Action, Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
 use crate::types::shape;
@@ -23,27 +24,32 @@ struct Collection {
     fixed: &'static [&'static str],
     /// Defaults of `properties`.
     defaults: &'static [(&'static str, &'static str)],
+    /// Maps of `properties` that are answered empty rather than not at all.
+    maps: &'static [&'static str],
 }
 
 const COLLECTIONS: [Collection; 4] = [
-    Collection { name: "codes", required: "codeUri", fixed: &["codeUri"], defaults: &[] },
+    Collection { name: "codes", required: "codeUri", fixed: &["codeUri"], defaults: &[], maps: &[] },
     Collection {
         name: "data",
         required: "dataUri",
         fixed: &["dataUri", "dataType"],
         defaults: &[("dataType", "uri_folder")],
+        maps: &[],
     },
     Collection {
         name: "environments",
         required: "",
         fixed: &["image", "condaFile", "build", "osType"],
-        defaults: &[("environmentType", "UserCreated"), ("osType", "Linux")],
+        defaults: &[("environmentType", "UserCreated"), ("osType", "Linux"), ("condaFile", "")],
+        maps: &[],
     },
     Collection {
         name: "models",
         required: "modelUri",
         fixed: &["modelUri", "modelType"],
-        defaults: &[("modelType", "custom_model")],
+        defaults: &[("modelType", "custom_model"), ("stage", "Development")],
+        maps: &["flavors"],
     },
 ];
 
@@ -58,6 +64,7 @@ const CONTAINER: ResourceType = ResourceType {
     completion: Completion::Sync,
     location_required: false,
     refusals: &[Refusal { id: "asset-name", requirements: &[], check: name }],
+    not_found,
     listed,
     complete: |ctx, write| {
         defaults(&mut write.body);
@@ -82,6 +89,7 @@ const VERSION: ResourceType = ResourceType {
         Refusal { id: "asset-complete", requirements: &[], check: required },
         Refusal { id: "asset-immutable", requirements: &[], check: immutable },
     ],
+    not_found,
     listed,
     complete: complete_version,
     on_write: make_container,
@@ -113,8 +121,13 @@ pub static ENVIRONMENT_VERSIONS: ResourceType =
 pub static MODELS: ResourceType =
     ResourceType { name: "Microsoft.MachineLearningServices/workspaces/models", ..CONTAINER };
 /// Model versions.
-pub static MODEL_VERSIONS: ResourceType =
-    ResourceType { name: "Microsoft.MachineLearningServices/workspaces/models/versions", actions: UPLOAD, ..VERSION };
+pub static MODEL_VERSIONS: ResourceType = ResourceType {
+    name: "Microsoft.MachineLearningServices/workspaces/models/versions",
+    actions: UPLOAD,
+    // Code is looked for by its hash below a container that need not be there; a model is not.
+    listed_without_parent: false,
+    ..VERSION
+};
 
 /// The newest version in a container.
 pub fn latest(snapshot: &Snapshot, container: &ResourceId) -> Option<ResourceId> {
@@ -205,10 +218,23 @@ fn complete_version(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiE
     for (member, value) in collection.map(|c| c.defaults).unwrap_or_default() {
         document::set_default(&mut write.body, &format!("properties.{member}"), json!(value));
     }
+    if collection.is_some_and(|c| c.name == "models") {
+        let job = document::str_at(&write.body, "properties.modelUri").and_then(job_of).map(str::to_owned);
+        document::set_default(&mut write.body, "properties.jobName", json!(job));
+    }
+    for member in collection.map(|c| c.maps).unwrap_or_default() {
+        document::set_default(&mut write.body, &format!("properties.{member}"), json!({}));
+    }
     document::set_default(&mut write.body, "properties.isAnonymous", json!(false));
     defaults(&mut write.body);
     shape::note_author(ctx, write);
     Ok(())
+}
+
+/// The job whose output a model is: `azureml://jobs/NAME/...`, or `runs:/NAME/...` as MLflow writes it.
+fn job_of(uri: &str) -> Option<&str> {
+    let rest = uri.strip_prefix("azureml://jobs/").or_else(|| uri.strip_prefix("runs:/"))?;
+    rest.split('/').next().filter(|name| !name.is_empty())
 }
 
 /// The container of a version, which remembers the version if it is new.

@@ -41,6 +41,8 @@ pub static TYPE: ResourceType = ResourceType {
 pub(super) const SUBNET: &str = "properties.properties.subnet.id";
 /// What the scheduler writes.
 const STATE: [&str; 4] = ["allocationState", "allocationStateTransitionTime", "targetNodeCount", "errors"];
+/// Nobody said whether nodes can be logged in to from outside.
+const UNDECIDED: &str = "moat.remoteLoginNotSpecified";
 /// Idle time before a node goes, unless the client says (AML-LIF-009).
 const IDLE_DEFAULT: &str = "PT120S";
 
@@ -116,6 +118,7 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         ("properties.properties.vmPriority", json!("Dedicated")),
         ("properties.properties.osType", json!("Linux")),
         ("properties.properties.isolatedNetwork", json!(false)),
+        ("properties.properties.enableBatchPrivateLink", json!(false)),
         ("properties.properties.enableNodePublicIp", json!(true)),
         ("properties.properties.scaleSettings.minNodeCount", json!(0)),
         ("properties.properties.scaleSettings.nodeIdleTimeBeforeScaleDown", json!(IDLE_DEFAULT)),
@@ -126,6 +129,13 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         document::set(body, "properties.properties.subnet", Value::Null);
     }
     let remote = remote_login(body, before);
+    let open = document::str_at(body, "properties.properties.remoteLoginPortPublicAccess")
+        .is_none_or(|asked| asked.eq_ignore_ascii_case("NotSpecified"));
+    if open && before.is_none() {
+        document::set(body, UNDECIDED, json!(true));
+    } else {
+        document::remove(body, UNDECIDED);
+    }
     document::set(body, "properties.properties.remoteLoginPortPublicAccess", json!(remote));
     let created = before.and_then(|b| document::at(b, "properties.createdOn")).cloned().unwrap_or(json!(now));
     document::set(body, "properties.createdOn", created);
@@ -162,6 +172,15 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     // Clients take any array for trouble; none is null.
     if document::array_at(body, "properties.properties.errors").is_empty() {
         document::set(body, "properties.properties.errors", Value::Null);
+    }
+    // AML-RES-016: what was not specified is decided when the cluster stands.
+    let making = document::str_at(body, "properties.provisioningState") == Some("Creating");
+    if making && document::bool_at(body, UNDECIDED) == Some(true) {
+        document::set(body, "properties.properties.remoteLoginPortPublicAccess", json!("NotSpecified"));
+    }
+    // What the service keeps for itself once a cluster stands; of this one there is nothing.
+    if document::str_at(body, "properties.provisioningState") == Some("Succeeded") {
+        document::set_default(body, "properties.properties.propertyBag", json!({}));
     }
 }
 
@@ -213,6 +232,7 @@ mod tests {
       "errors": null,
       "osType": "Linux",
       "isolatedNetwork": false,
+      "enableBatchPrivateLink": false,
       "currentNodeCount": 0,
       "nodeStateCounts": {
         "idleNodeCount": 0,
@@ -231,7 +251,10 @@ mod tests {
     "isAttachedCompute": false,
     "resourceId": null
   },
-  "tags": {}
+  "tags": {},
+  "moat": {
+    "remoteLoginNotSpecified": true
+  }
 }"#);
     }
 

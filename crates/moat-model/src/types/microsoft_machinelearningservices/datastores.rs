@@ -7,7 +7,7 @@
 use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Value, json};
 
-use super::{API_VERSIONS, runs};
+use super::{API_VERSIONS, missing, runs};
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
 use crate::types::microsoft_storage::{containers, storage_accounts};
 use crate::types::shape;
@@ -51,6 +51,7 @@ pub static TYPE: ResourceType = ResourceType {
         shape::render_system_data(body);
     },
     actions: &[Action { name: "listSecrets", run: list_secrets }],
+    not_found: missing::not_found,
     ..ResourceType::BLANK
 };
 
@@ -172,8 +173,12 @@ fn credentials(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     refuse("properties.credentials.secrets", format!("Credentials of type {kind} need 'secrets.{secret}'."))
 }
 
-/// Storage that does not exist in this environment cannot be reached from it.
+/// Storage that does not exist in this environment cannot be reached from it. Azure looks too, unless it is asked not
+/// to; such a datastore fails where it is used.
 fn account(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
+    if ctx.skip_validation {
+        return Ok(());
+    }
     let Some(name) = document::str_at(&write.body, "properties.accountName") else { return Ok(()) };
     let Some(account) = storage_accounts::find(ctx.snapshot, name) else {
         // AZURE: wording not observed; there the datastore is checked by reading from it.
@@ -227,6 +232,7 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     }
     document::remove(body, "properties.skipValidation");
     for (member, value) in [
+        ("tags", json!({})),
         ("isDefault", json!(false)),
         ("serviceDataAccessAuthIdentity", json!("None")),
         ("subscriptionId", json!(id.subscription())),
@@ -237,6 +243,19 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     if document::at(body, "properties.accountName").is_some() {
         document::set_default(body, "properties.endpoint", json!("core.windows.net"));
         document::set_default(body, "properties.protocol", json!("https"));
+    }
+    // Where a service principal of a lake gets its tokens, and for what.
+    let resource = match document::str_at(body, "properties.datastoreType").map(str::to_lowercase).as_deref() {
+        Some("azuredatalakegen1") => Some("https://datalake.azure.net/"),
+        Some("azuredatalakegen2") => Some("https://storage.azure.com/"),
+        _ => None,
+    };
+    let principal = ["ServicePrincipal", "Certificate"];
+    let given = document::str_at(body, "properties.credentials.credentialsType").unwrap_or_default();
+    if let Some(resource) = resource.filter(|_| principal.iter().any(|p| p.eq_ignore_ascii_case(given))) {
+        let authority = json!("https://login.microsoftonline.com");
+        document::set_default(body, "properties.credentials.authorityUrl", authority);
+        document::set_default(body, "properties.credentials.resourceUrl", json!(resource));
     }
     shape::note_author(ctx, write);
     Ok(())

@@ -10,7 +10,7 @@ use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use serde_json::{Value, json};
 
 use super::runs::{self, JOB_TYPE, Kind, Run, Status};
-use super::{API_VERSIONS, assets};
+use super::{API_VERSIONS, assets, missing};
 use crate::environment::{self, IDENTITY_WARNING, Interpreter, Offer};
 use crate::jobs::{self, Environment};
 use crate::refs;
@@ -35,6 +35,7 @@ pub static TYPE: ResourceType = ResourceType {
     complete,
     render,
     actions: &[Action { name: "cancel", run: cancel }],
+    not_found: missing::not_found,
     ..ResourceType::BLANK
 };
 
@@ -46,6 +47,16 @@ const EXPERIMENT: &str = "Default";
 const MUTABLE: [&str; 5] = ["tags", "properties", "displayName", "description", "isArchived"];
 /// Members of `properties` that the platform renders; clients send them back.
 const RENDERED: [&str; 2] = ["status", "parentJobName"];
+/// What a job runs on unless it says so: one node, and as much shared memory as Azure gives a container.
+const RESOURCES: [(&str, Preset); 2] = [("instanceCount", Preset::Count(1)), ("shmSize", Preset::Text("2g"))];
+
+/// A default of a member.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[serde(untagged)]
+enum Preset {
+    Count(u64),
+    Text(&'static str),
+}
 
 /// Takes out what the platform renders.
 fn inherit(_: &TypeCtx<'_>, write: &mut Write<'_>) {
@@ -57,7 +68,18 @@ fn inherit(_: &TypeCtx<'_>, write: &mut Write<'_>) {
         document::set(&mut write.body, "properties.properties", Value::Object(kept));
     }
     // Rendered empty where there are none.
-    for member in ["services", "outputs", "inputs", "environmentVariables"] {
+    for (member, default) in RESOURCES {
+        let path = format!("properties.resources.{member}");
+        if document::at(&write.body, &path) == Some(&json!(default)) {
+            document::remove(&mut write.body, &path);
+        }
+    }
+    if let Some(Value::Object(resources)) = document::at(&write.body, "properties.resources")
+        && resources.values().all(Value::is_null)
+    {
+        document::remove(&mut write.body, "properties.resources");
+    }
+    for member in ["services", "outputs", "inputs", "environmentVariables", "parameters"] {
         if document::at(&write.body, &format!("properties.{member}")) == Some(&json!({})) {
             document::remove(&mut write.body, &format!("properties.{member}"));
         }
@@ -187,13 +209,14 @@ pub fn next_number(snapshot: &Snapshot, job: &ResourceId) -> u64 {
 }
 
 /// Names in `properties.properties` that belong to the platform.
-const PLATFORM_PROPERTIES: [&str; 8] = [
+const PLATFORM_PROPERTIES: [&str; 9] = [
     "_azureml.ComputeTargetType",
     "_azureml.ClusterName",
     "azureml.runsource",
     "azureml.DevPlatv2",
     "ContentSnapshotId",
     "ProcessInfoFile",
+    "ProcessStatusFile",
     "moat.image",
     "moat.limits",
 ];
@@ -209,6 +232,7 @@ fn properties(body: &Value, run: &Run) -> serde_json::Map<String, Value> {
     if run.kind != Kind::Tracked {
         set("_azureml.ComputeTargetType", "amlctrain".to_owned());
         set("ProcessInfoFile", "azureml-logs/process_info.json".to_owned());
+        set("ProcessStatusFile", "azureml-logs/process_status.json".to_owned());
         if let Some(cluster) = document::str_at(body, "properties.computeId") {
             set("_azureml.ClusterName", cluster.rsplit('/').next().unwrap_or(cluster).to_owned());
         }
@@ -240,6 +264,12 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     );
     for member in ["inputs", "outputs", "tags", "environmentVariables", "services"] {
         document::set_default(body, &format!("properties.{member}"), json!({}));
+    }
+    if document::str_at(body, "properties.jobType").is_some_and(|t| t.eq_ignore_ascii_case("Command")) {
+        for (member, default) in RESOURCES {
+            document::set_default(body, &format!("properties.resources.{member}"), json!(default));
+        }
+        document::set_default(body, "properties.parameters", json!({}));
     }
     for member in ["description", "computeId", "codeId", "limits", "identity", "componentId", "resources"] {
         document::set_default(body, &format!("properties.{member}"), Value::Null);

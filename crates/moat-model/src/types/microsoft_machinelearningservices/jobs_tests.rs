@@ -45,6 +45,7 @@ fn a_job_has_all_that_clients_read() {
       "azureml.DevPlatv2": "true",
       "_azureml.ComputeTargetType": "amlctrain",
       "ProcessInfoFile": "azureml-logs/process_info.json",
+      "ProcessStatusFile": "azureml-logs/process_status.json",
       "_azureml.ClusterName": "cpu",
       "moat.image": "an image is an identity, not a filesystem: its registry is asked for the manifest over the node's network, but the program runs with this machine's Python and the packages of the environment's conda file"
     },
@@ -81,12 +82,16 @@ fn a_job_has_all_that_clients_read() {
         "nodes": null
       }
     },
+    "resources": {
+      "instanceCount": 1,
+      "shmSize": "2g"
+    },
+    "parameters": {},
     "description": null,
     "codeId": null,
     "limits": null,
     "identity": null,
-    "componentId": null,
-    "resources": null
+    "componentId": null
   },
   "systemData": {
     "createdAt": "1970-01-01T00:00:00.0000000Z",

@@ -9,6 +9,7 @@ pub mod datastores;
 pub mod experiments;
 pub mod jobs;
 pub mod locations;
+mod missing;
 pub mod nodes;
 mod pending_uploads;
 pub mod runs;

@@ -10,13 +10,15 @@ use super::{API_VERSIONS, compute_rules, datastores};
 use crate::refs;
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::types::microsoft_storage::storage_accounts;
-use crate::types::{microsoft_containerregistry::registries, shape};
+use crate::types::{microsoft_containerregistry::registries, microsoft_network::private_endpoints, shape};
 
 /// The table entry.
 pub static TYPE: ResourceType = ResourceType {
     name: "Microsoft.MachineLearningServices/workspaces",
     api_versions: API_VERSIONS,
     completion: Completion::Sync,
+    // The clients of v1 ask with older versions and know 200 only.
+    operations_since: "2022-05-01",
     refusals: &[
         Refusal { id: "workspace-name", requirements: &[], check: name },
         Refusal { id: "workspace-resources", requirements: &[], check: resources },
@@ -118,6 +120,9 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     document::set_default(body, "sku", json!({"name": "Basic", "tier": "Basic"}));
     document::set_default(body, "properties.friendlyName", json!(id.name()));
     document::set_default(body, "properties.description", json!(""));
+    // Whose telemetry a client sends where: a name for the region's sink, behind which nobody listens.
+    let sink = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_DNS, format!("{location}.api.azureml.ms").as_bytes());
+    document::set(body, "properties.sdkTelemetryAppInsightsKey", json!(sink.to_string()));
     if document::str_at(body, "properties.publicNetworkAccess").is_none_or(str::is_empty) {
         document::set(body, "properties.publicNetworkAccess", json!("Enabled"));
     }
@@ -131,17 +136,26 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         json!(format!("azureml://{location}.api.azureml.ms/mlflow/v1.0{id}")),
     );
     shape::complete_identity(ctx, write);
-    document::set(&mut write.body, "properties.lastModified", json!(now));
+    shape::note_author(ctx, write);
     Ok(())
 }
 
-fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
-    let created = document::at(body, "properties.creationTime").cloned().unwrap_or_default();
-    let modified = document::at(body, "properties.lastModified").cloned().unwrap_or_default();
-    document::remove(body, "properties.lastModified");
+fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
+    shape::render_system_data(body);
+    managed_network(body);
+    // No registry is the empty text here, and `null` for the other three.
+    match document::str_at(body, "properties.containerRegistry").map(str::to_owned) {
+        None => document::set(body, "properties.containerRegistry", json!("")),
+        Some(registry) => {
+            let stored = ResourceId::parse(&registry).ok().and_then(|r| ctx.snapshot.get(&r));
+            if let Some(tier) = stored.and_then(|r| document::at(&r.body, "sku.tier")) {
+                document::set(body, "properties.acrSkuTier", tier.clone());
+            }
+        }
+    }
     let location = document::str_at(body, "location").unwrap_or_default().to_owned();
     let workspace_id = document::str_at(body, "properties.workspaceId").unwrap_or_default().to_owned();
-    document::set(body, "properties.privateEndpointConnections", json!([]));
+    private_endpoints::render_connections(ctx, id, body);
     for (member, value) in [
         ("privateLinkCount", json!(0)),
         ("ipAllowlist", json!([])),
@@ -151,6 +165,7 @@ fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
         ("enableServiceSideCMKEncryption", json!(false)),
         ("EnableSoftwareBillOfMaterials", json!(false)),
         ("provisionNetworkNow", json!(false)),
+        ("azureOpenAI", json!({"provisioningState": "NotStarted", "resourceId": null, "endpoint": null})),
         (
             "serverlessComputeSettings",
             json!({"serverlessComputeCustomSubnet": null, "serverlessComputeNoPublicIP": false}),
@@ -168,14 +183,37 @@ fn render(_: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
             "notebookPreparationError": null,
         }),
     );
-    document::set(
-        body,
-        "systemData",
-        json!({
-            "createdAt": created, "createdByType": "Application",
-            "lastModifiedAt": modified, "lastModifiedByType": "Application",
-        }),
-    );
+}
+
+/// A managed network is kept as it was asked for and never made, so its state is what Azure's is before somebody
+/// provisions it; its id is the workspace's.
+fn managed_network(body: &mut Value) {
+    const AT: &str = "properties.managedNetwork";
+    document::set_default(body, &format!("{AT}.isolationMode"), json!("Disabled"));
+    // Isolation only grows: a workspace never goes back to a wider mode.
+    let modes = ["AllowInternetOutbound", "AllowOnlyApprovedOutbound"];
+    let mode = document::str_at(body, &format!("{AT}.isolationMode")).unwrap_or_default().to_owned();
+    let reached = modes.iter().position(|m| m.eq_ignore_ascii_case(&mode));
+    document::set(body, &format!("{AT}.changeableIsolationModes"), json!(modes[reached.map_or(0, |at| at + 1)..]));
+    let id = document::at(body, "properties.workspaceId").cloned().unwrap_or_default();
+    document::set(body, &format!("{AT}.networkId"), id);
+    document::set_default(body, &format!("{AT}.outboundRules"), json!({}));
+    if reached.is_some() {
+        document::set(body, &format!("{AT}.status"), json!({"status": "Inactive", "sparkReady": false}));
+    }
+    let rules = document::at(body, &format!("{AT}.outboundRules")).and_then(Value::as_object).cloned();
+    for (name, mut rule) in rules.into_iter().flatten().filter(|(_, rule)| rule.is_object()) {
+        document::set_default(&mut rule, "category", json!("UserDefined"));
+        document::set_default(&mut rule, "status", json!("Inactive"));
+        match document::str_at(&rule, "type").unwrap_or_default().to_lowercase().as_str() {
+            "privateendpoint" => document::set_default(&mut rule, "destination.sparkStatus", json!("Inactive")),
+            "servicetag" => document::set_default(&mut rule, "destination.action", json!("Allow")),
+            _ => {}
+        }
+        if let Some(Value::Object(all)) = body.pointer_mut("/properties/managedNetwork/outboundRules") {
+            all.insert(name, rule);
+        }
+    }
 }
 
 /// The keys of what a workspace was made with.
@@ -288,7 +326,8 @@ mod tests {
         assert_eq!(p["discoveryUrl"], "https://westus2.api.azureml.ms/discovery");
         assert_eq!(p["mlFlowTrackingUri"], format!("azureml://westus2.api.azureml.ms/mlflow/v1.0{}", id("ws1")));
         assert_eq!(p["hbiWorkspace"], false);
-        assert_eq!(p["containerRegistry"], Value::Null);
+        assert_eq!(p["containerRegistry"], "");
+        assert!(answered["systemData"]["createdBy"].is_string());
         assert!(answered["identity"]["principalId"].is_string());
         // Written again it stays itself; made again it is another.
         let again = world.put(&id("ws1"), json!({"properties": {"friendlyName": "x"}})).unwrap();

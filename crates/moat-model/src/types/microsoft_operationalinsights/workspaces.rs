@@ -47,14 +47,32 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         "properties.customerId",
         json!(kept.unwrap_or_else(|| ctx.uuid("customerId").to_string())),
     );
+    let now = json!(shape::time(ctx.now));
+    let kept = |member: &str| write.before.and_then(|b| document::at(b, member)).cloned();
+    let created = kept("properties.createdDate").unwrap_or_else(|| now.clone());
+    let sku_before = kept("properties.sku.name");
+    let changed = kept("properties.sku.lastSkuUpdate").filter(|_| {
+        document::at(&write.body, "properties.sku.name").is_none_or(|new| Some(new) == sku_before.as_ref())
+    });
     for (member, value) in [
         ("sku", json!({"name": "PerGB2018"})),
         ("retentionInDays", json!(30)),
         ("publicNetworkAccessForIngestion", json!("Enabled")),
         ("publicNetworkAccessForQuery", json!("Enabled")),
+        ("source", json!("Azure")),
+        ("features.legacy", json!(0)),
+        ("features.searchVersion", json!(1)),
+        ("features.enableLogAccessUsingOnlyResourcePermissions", json!(true)),
+        // -1: no limit, so there is no hour at which one starts anew; Azure counts days from UTC midnight.
+        ("workspaceCapping.dailyQuotaGb", json!(-1.0)),
+        ("workspaceCapping.dataIngestionStatus", json!("RespectQuota")),
+        ("workspaceCapping.quotaNextResetTime", json!(shape::time(next_midnight(ctx.now)))),
     ] {
         document::set_default(&mut write.body, &format!("properties.{member}"), value);
     }
+    document::set(&mut write.body, "properties.createdDate", created);
+    document::set(&mut write.body, "properties.modifiedDate", now.clone());
+    document::set(&mut write.body, "properties.sku.lastSkuUpdate", changed.unwrap_or(now));
     for name in KEYS {
         let path = format!("moat.{name}");
         if document::at(&write.body, &path).is_none() {
@@ -64,6 +82,12 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     }
     shape::note_author(ctx, write);
     Ok(())
+}
+
+fn next_midnight(now: jiff::Timestamp) -> jiff::Timestamp {
+    const DAY_SECONDS: i64 = 24 * 60 * 60;
+    let next = now.as_second().div_euclid(DAY_SECONDS).saturating_add(1).saturating_mul(DAY_SECONDS);
+    jiff::Timestamp::from_second(next).unwrap_or(now)
 }
 
 fn shared_keys(ctx: &TypeCtx<'_>, id: &ResourceId, _: &Value) -> Result<ActionResult, ApiError> {

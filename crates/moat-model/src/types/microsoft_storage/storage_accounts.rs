@@ -10,6 +10,7 @@ use crate::edition::Edition;
 use crate::refs;
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::storage::{AccountKey, names};
+use crate::types::microsoft_network::private_endpoints;
 use crate::types::shape;
 
 /// Private members of an account's document.
@@ -35,6 +36,7 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "storage-account-network-rules", requirements: &[], check: network_rules },
     ],
     complete,
+    render: private_endpoints::render_connections,
     on_write: |ctx, write, batch| {
         let service = blob_services::id(write.id);
         if ctx.snapshot.get(&service).is_none() {
@@ -138,6 +140,7 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     let id = write.id;
     let body = &mut write.body;
     let location = document::str_at(body, "location").map(refs::location_key).unwrap_or_default();
+    document::set_default(body, "tags", json!({}));
     document::set_default(body, "kind", json!("StorageV2"));
     document::set_default(body, "sku.name", json!("Standard_LRS"));
     let premium = document::str_at(body, "sku.name").is_some_and(|s| s.to_lowercase().starts_with("premium"));
@@ -153,12 +156,13 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         ("supportsHttpsTrafficOnly", json!(true)),
         ("minimumTlsVersion", json!(if old { "TLS1_0" } else { "TLS1_2" })),
         ("allowBlobPublicAccess", json!(old)),
-        ("privateEndpointConnections", json!([])),
         ("encryption", json!({"keySource": "Microsoft.Storage", "services": {}})),
         ("networkAcls.bypass", json!("AzureServices")),
         ("networkAcls.defaultAction", json!("Allow")),
         ("networkAcls.virtualNetworkRules", json!([])),
         ("networkAcls.ipRules", json!([])),
+        ("networkAcls.ipv6Rules", json!([])),
+        ("allowCrossTenantReplication", json!(old)),
     ] {
         document::set_default(body, &format!("properties.{member}"), value);
     }
@@ -166,6 +170,8 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         let at = format!("properties.encryption.services.{service}");
         document::set(body, &format!("{at}.enabled"), json!(true));
         document::set_default(body, &format!("{at}.keyType"), json!("Account"));
+        let since = document::at(body, "properties.creationTime").cloned().unwrap_or_default();
+        document::set_default(body, &format!("{at}.lastEnabledTime"), since);
     }
     for service in ["blob", "queue", "table", "file", "dfs", "web"] {
         let host = if service == "web" { "z5.web" } else { service };
