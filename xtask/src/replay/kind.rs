@@ -1,6 +1,7 @@
 //! What a request is about: the resource type that a report counts it under.
 
 use moat_arm::ResourceId;
+use serde_json::Value;
 
 use super::recording::Request;
 
@@ -79,6 +80,11 @@ impl Kind {
         Self::new(&format!("{}/{}", block[0], types.join("/")))
     }
 
+    /// A deployment with something in its template that Moat does not have, and refuses by name.
+    pub(crate) fn deployment_with(foreign: &str) -> Self {
+        Self { name: format!("Microsoft.Resources/deployments with {foreign}"), in_scope: false }
+    }
+
     fn of_manager(segments: &[&str]) -> Self {
         let has = |word: &str| segments.iter().any(|s| s.eq_ignore_ascii_case(word));
         let name = match segments {
@@ -99,6 +105,32 @@ impl Kind {
 fn has_reading(kind: &str, name: &str) -> bool {
     let kind = moat_control::types().find(|t| t.name.eq_ignore_ascii_case(kind));
     kind.is_some_and(|t| t.readings.iter().any(|r| r.name.eq_ignore_ascii_case(name)))
+}
+
+/// The first type in the template of a deployment's body that Moat does not have. What stands under a condition may not
+/// be wanted, and a type that is computed is not known: both do not count.
+pub(crate) fn foreign_type(body: &Value) -> Option<String> {
+    let known = in_scope();
+    let mut pending = vec![(String::new(), &body["properties"]["template"]["resources"])];
+    while let Some((parent, resources)) = pending.pop() {
+        // Symbolic names make an object of what else is an array.
+        let each: Vec<&Value> = match resources {
+            Value::Array(all) => all.iter().collect(),
+            Value::Object(all) => all.values().collect(),
+            _ => continue,
+        };
+        for resource in each {
+            let certain = resource["condition"].is_null();
+            let Some(own) = resource["type"].as_str().filter(|t| certain && !t.starts_with('[')) else { continue };
+            let kind = if parent.is_empty() || own.contains('.') { own.to_owned() } else { format!("{parent}/{own}") };
+            if !known.iter().any(|t| t.eq_ignore_ascii_case(&kind)) {
+                return Some(kind);
+            }
+            pending.push((kind, &resource["resources"]));
+            pending.push((String::new(), &resource["properties"]["template"]["resources"]));
+        }
+    }
+    None
 }
 
 /// A host without the names of accounts and regions in front.
@@ -130,6 +162,7 @@ pub(crate) fn resource(path: &str) -> Option<ResourceId> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use serde_json::json;
     use std::collections::BTreeMap;
 
     #[track_caller]
@@ -140,6 +173,21 @@ mod tests {
             Request { method: method.to_owned(), host, target, headers: BTreeMap::new(), body: String::new() };
         let Kind { name, in_scope } = Kind::of(&request);
         assert_eq!(format!("{}{name}", if in_scope { "" } else { "- " }), expected, "{line}");
+    }
+
+    #[test]
+    fn a_template_is_of_types_that_moat_has_or_names_one_that_it_has_not() {
+        let check = |resources: Value| foreign_type(&json!({"properties": {"template": {"resources": resources}}}));
+        let vnet = json!({"type": "Microsoft.Network/virtualNetworks", "resources": [{"type": "subnets"}]});
+        let nested = |inner: Value| json!({"type": "Microsoft.Resources/deployments", "properties": {"template": {"resources": [inner]}}});
+        let wat = json!({"type": "Microsoft.Wat/wats"});
+        assert_eq!(check(json!([vnet, nested(vnet.clone()), {"type": "[parameters('t')]"}])), None);
+        assert_eq!(check(json!([{"type": "Microsoft.Wat/wats", "condition": "[parameters('w')]"}])), None);
+        assert_eq!(check(json!({"name": wat})).as_deref(), Some("Microsoft.Wat/wats"));
+        assert_eq!(check(json!([nested(wat)])).as_deref(), Some("Microsoft.Wat/wats"));
+        let child = json!({"type": "Microsoft.Network/virtualNetworks", "resources": [{"type": "wats"}]});
+        assert_eq!(check(json!([child])).as_deref(), Some("Microsoft.Network/virtualNetworks/wats"));
+        assert_eq!(foreign_type(&Value::Null), None);
     }
 
     #[test]

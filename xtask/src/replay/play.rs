@@ -47,6 +47,7 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
     let own = own_ids(recording, &translator);
     let mut outcomes = Vec::new();
     let mut started: BTreeMap<String, Kind> = BTreeMap::new();
+    let mut foreign: BTreeMap<String, String> = BTreeMap::new();
     for exchange in &recording.exchanges {
         let Exchange { request, expected } = exchange;
         let poll = translator.poll(request);
@@ -54,7 +55,7 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
         let mut sent = translator.request(request);
         let (kind, method) = match translator.operation(request).and_then(|o| started.get(&o)) {
             Some(kind) => (kind.clone(), "poll".to_owned()),
-            None => (Kind::of(request), request.method.clone()),
+            None => (kind_of(request, &mut foreign), request.method.clone()),
         };
         if is_token_request(request) {
             sent.body = moat.token_form(&asked_scope(&request.body));
@@ -133,6 +134,20 @@ fn translated(expected: &Expected, translator: &Translator) -> Expected {
         (*status, Answer { headers: answer.headers.clone(), body })
     });
     Expected { answers: answers.collect() }
+}
+
+/// What a request is about; `foreign` are the deployments so far with something in them that Moat does not have.
+fn kind_of(request: &Request, foreign: &mut BTreeMap<String, String>) -> Kind {
+    let kind = Kind::of(request);
+    if !kind.name.eq_ignore_ascii_case("Microsoft.Resources/deployments") {
+        return kind;
+    }
+    let Some(deployment) = kind::resource(request.path()) else { return kind };
+    let body = serde_json::from_str(&request.body).unwrap_or_default();
+    if let Some(found) = kind::foreign_type(&body) {
+        foreign.insert(deployment.key().to_owned(), found);
+    }
+    foreign.get(deployment.key()).map_or(kind, |found| Kind::deployment_with(found))
 }
 
 /// Whether a request deploys a template.
