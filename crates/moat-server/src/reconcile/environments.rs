@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,15 +57,18 @@ const ERROR_LINES_MAX: usize = 12;
 /// Takes the log of a build to where the people of these jobs find it.
 pub trait LogKeeper: Send + Sync {
     /// Keeps `text` of the build of `hash` with each of `jobs`.
-    fn keep(&self, hash: &str, jobs: &[Arc<Stored>], text: &str);
+    fn keep<'a>(&'a self, hash: &'a str, jobs: &'a [Arc<Stored>], text: &'a str) -> Keeping<'a>;
 }
+
+/// Until the log is where it is to be.
+pub type Keeping<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Keeps logs beside the environments, below this state: `environments/{hash}.log`.
 #[derive(Debug, Clone)]
 pub struct NextToIt(pub PathBuf);
 
-impl LogKeeper for NextToIt {
-    fn keep(&self, hash: &str, _: &[Arc<Stored>], text: &str) {
+impl NextToIt {
+    pub(super) fn keep(&self, hash: &str, text: &str) {
         if let Err(error) = fs::write(self.0.join(FOLDER).join(format!("{hash}.log")), text) {
             tracing::warn!(%error, environment = hash, "the log of a build could not be kept");
         }
@@ -232,7 +236,7 @@ impl Environments {
                 () = self.asked.changed.notified() => {}
                 outcome = ended(&mut building) => {
                     if let Some((hash, _)) = building.take() {
-                        self.take(&hash, outcome);
+                        self.take(&hash, outcome).await;
                     }
                 }
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -307,13 +311,14 @@ impl Environments {
         outcome
     }
 
-    fn take(&self, hash: &str, outcome: Option<Outcome>) {
+    async fn take(&self, hash: &str, outcome: Option<Outcome>) {
         let outcome = outcome.unwrap_or_else(|| Outcome {
             result: Err("The server could not start the build".to_owned()),
             log: String::new(),
         });
         let jobs = wanted(&self.snapshots.borrow()).remove(hash).unwrap_or_default();
-        self.logs.keep(hash, &jobs, &outcome.log);
+        // Before anybody hears of the end: who reads why a run failed finds the log there.
+        self.logs.keep(hash, &jobs, &outcome.log).await;
         match outcome.result {
             Ok(()) => {
                 tracing::info!(environment = hash, "an environment is ready");

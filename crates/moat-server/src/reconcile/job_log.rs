@@ -57,7 +57,7 @@ async fn tell(server: &Server, job: &ResourceId, follow: bool, caller: &mut Call
         // Before the log is read: what was written until the end is there when the end is.
         let snapshot = server.store.snapshot();
         let document = snapshot.get(job);
-        let key = document.and_then(|job| key(&snapshot, job));
+        let key = document.and_then(|job| key(&snapshot, job, LOG_PATH));
         while let Some(piece) = read(&server.blobs, key.as_ref(), at).await? {
             at += piece.len() as u64;
             bytes.extend(piece);
@@ -93,13 +93,13 @@ fn nothing(job: &ResourceId, status: Option<Status>, run: &Run) -> ControlError 
     ControlError::new("no-log", format!("job `{}` has written nothing; it is {status}{why}", job.name()))
 }
 
-/// The blob that the node of a job appends to.
-fn key(snapshot: &Snapshot, job: &Stored) -> Option<Key> {
+/// A blob among the artifacts of a job.
+pub(super) fn key(snapshot: &Snapshot, job: &Stored, path: &str) -> Option<Key> {
     let workspace = snapshot.get(&job.id.parent()?)?;
     let account = ResourceId::parse(document::str_at(&workspace.body, "properties.storageAccount")?).ok()?;
     let container = containers::find(snapshot, &account, ARTIFACT_CONTAINER)?;
     let container = containers::generation(&container.body)?.to_owned();
-    Some(Key { container, name: format!("{}/{LOG_PATH}", artifact_prefix(job.id.name())) })
+    Some(Key { container, name: format!("{}/{path}", artifact_prefix(job.id.name())) })
 }
 
 /// The next bytes of the log; `None` when there are none yet.

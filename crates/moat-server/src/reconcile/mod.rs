@@ -12,6 +12,7 @@
 //! INVARIANT: no loop is told what changed. Each one can be woken at any time for any reason, and
 //! running it twice changes nothing.
 
+mod build_log;
 pub mod clusters;
 pub mod control;
 pub mod desk;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::listeners::{DnsView, Listeners, Listening, OriginInfo};
 use crate::random;
+use crate::reconcile::build_log::WithTheRuns;
 use crate::reconcile::clusters::Clusters;
 use crate::reconcile::control::{self, Shared};
 use crate::reconcile::environments::{self, Environments, NextToIt};
@@ -116,7 +117,11 @@ pub fn start(server: &Arc<Server>, listeners: Listeners, host: Arc<dyn Hands>) -
         index: server.package_index.clone(),
         state: server.state_dir.clone(),
         observed: desk.observed.clone(),
-        logs: Arc::new(NextToIt(server.state_dir.clone())),
+        logs: Arc::new(WithTheRuns {
+            beside: NextToIt(server.state_dir.clone()),
+            store: server.store.clone(),
+            blobs: server.blobs.clone(),
+        }),
     };
     runtime.spawn(environments.run(stop.clone()));
 
