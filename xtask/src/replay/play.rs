@@ -30,6 +30,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Played {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) made: BTreeMap<(Rule, String), usize>,
+    /// What should have been made, and why it was not.
+    pub(crate) unmade: BTreeMap<String, String>,
 }
 
 /// Plays `recording`.
@@ -37,13 +39,12 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
     let recording = &translate::with_workspace(recording);
     let mut moat = mould.cast().await?;
     let mut translator = Translator::new(moat.subscription(), moat.tenant());
-    let none = Bodies::default();
     let example = recording.origin == Origin::Example;
-    let mut maker = Maker::new(&mut moat, &translator, if example { bodies } else { &none }, recording);
+    let mut maker = Maker::new(&mut moat, &translator, bodies, recording);
     for (rule, id) in prerequisites::of(recording) {
         maker.ensure(rule, &id).await?;
     }
-    let mut made = maker.made;
+    let Maker { mut made, mut unmade, .. } = maker;
     let own = own_ids(recording, &translator);
     let mut outcomes = Vec::new();
     let mut started: BTreeMap<String, Kind> = BTreeMap::new();
@@ -61,11 +62,12 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
             sent.body = moat.token_form(&asked_scope(&request.body));
         }
         if is_deployment(&sent) && !example {
-            let mut maker = Maker::new(&mut moat, &translator, &none, recording);
+            let mut maker = Maker::new(&mut moat, &translator, bodies, recording);
             maker.ensure_for_template(&sent, recording).await?;
             for (what, count) in maker.made {
                 *made.entry(what).or_default() += count;
             }
+            unmade.extend(maker.unmade);
         }
         let said = match poll {
             Poll::Unnamed => Err("the operation was over at once and has no name here".to_owned()),
@@ -115,7 +117,7 @@ pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) 
             stub: compare(&score::stub()).is_empty(),
         });
     }
-    Ok(Played { outcomes, made })
+    Ok(Played { outcomes, made, unmade })
 }
 
 /// The ids that the requests address, in the server's words.

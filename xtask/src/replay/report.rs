@@ -40,6 +40,7 @@ pub(crate) struct Report {
     /// First difference of each exchange in scope that is not alike, by class.
     classes: BTreeMap<&'static str, usize>,
     made: BTreeMap<(Rule, String), usize>,
+    unmade: usize,
     unreadable: BTreeMap<String, String>,
     recordings: usize,
     repeated_polls: usize,
@@ -53,6 +54,7 @@ impl Report {
             for (what, count) in &one.made {
                 *report.made.entry(what.clone()).or_default() += count;
             }
+            report.unmade += one.unmade.len();
             for outcome in &one.outcomes {
                 let alike = outcome.differences.is_empty();
                 let row = report.rows.entry((outcome.kind.clone(), outcome.method.clone())).or_default();
@@ -127,7 +129,7 @@ impl Report {
             *rules.entry(rule.as_str()).or_default() += count;
         }
         let rules: Vec<_> = rules.iter().map(|(rule, n)| format!("{rule} {n}")).collect();
-        lines.push(format!("made beforehand, by rule: {}", rules.join(", ")));
+        lines.push(format!("made beforehand, by rule: {}; could not be made: {}", rules.join(", "), self.unmade));
         lines.push(format!(
             "{} recordings, {} repeated polls left out, {} files unreadable",
             self.recordings,
@@ -194,6 +196,9 @@ pub(crate) fn differences(recordings: &[Recording], played: &[Played], wanted: &
             let _ = writeln!(out, "{}\n  {} [{} {}]", recording.name, outcome.asked, outcome.kind.name, outcome.method);
             for difference in &outcome.differences {
                 let _ = writeln!(out, "    {difference}");
+            }
+            for (id, why) in &one.unmade {
+                let _ = writeln!(out, "      (not made: {id}: {why})");
             }
         }
     }
