@@ -17,7 +17,7 @@ pub(crate) static OWN: &[&ResourceType] = &[&ROLE_ASSIGNMENTS, &ROLE_DEFINITIONS
 /// Type of the tags of something, as a resource of its own.
 pub(crate) const TAGS: &str = "Microsoft.Resources/tags";
 
-/// Routed to [`crate::tags`]; nothing is ever stored under it.
+/// Routed to [`crate::tags`]; only those of a subscription are stored under it.
 static TAG: ResourceType = ResourceType {
     name: TAGS,
     api_versions: &["2024-11-01", "2022-09-01", "2021-04-01"],

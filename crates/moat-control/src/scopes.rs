@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::decide::method_not_allowed;
 use crate::request::{Decision, Method};
 use crate::world::World;
-use crate::{access, body, locations};
+use crate::{access, body, locations, tags};
 
 /// An environment has one subscription; others do not exist.
 pub(crate) fn in_subscription(w: &World<'_>, subscription: Option<&str>) -> Result<(), ApiError> {
@@ -52,7 +52,7 @@ fn describe(w: &World<'_>) -> Value {
         "id": format!("/subscriptions/{subscription}"),
         "authorizationSource": "RoleBased",
         "managedByTenants": [],
-        "tags": {},
+        "tags": tags::of_subscription(w),
         "subscriptionId": subscription,
         "tenantId": w.ctx.tenant,
         "displayName": "Moat",

@@ -1,7 +1,10 @@
-//! `{scope}/providers/Microsoft.Resources/tags/default`: the tags of a group or resource as a
-//! resource of their own.
+//! `{scope}/providers/Microsoft.Resources/tags/default`: the tags of a subscription, group or
+//! resource as a resource of their own.
+//!
+//! Those of a group or resource stand in its document. A subscription has no document; its tags are
+//! the one thing that is stored under this type.
 
-use moat_arm::{ApiError, Batch, ResourceId, Stored, document};
+use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::TAGS;
@@ -25,26 +28,44 @@ pub(crate) fn decide(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiErro
         return Err(ApiError::not_found(id));
     }
     w.group_of(&scope)?;
-    let stored = w.snapshot.get(&scope).ok_or_else(|| ApiError::not_found(&scope))?;
-    let old = document::at(&stored.body, "tags").and_then(Value::as_object).cloned().unwrap_or_default();
+    let of_subscription = scope.namespace().is_none() && scope.resource_group().is_none();
+    let stored = match of_subscription {
+        true => w.snapshot.get(id),
+        false => Some(w.snapshot.get(&scope).ok_or_else(|| ApiError::not_found(&scope))?),
+    };
+    let holder = if of_subscription { id } else { stored.map_or(&scope, |s| &s.id) };
+    let old = stored.map(|s| tags_in(&s.body)).unwrap_or_default();
+    let shown = if of_subscription { &scope } else { holder };
     let new = match w.request.method {
         Method::Put => given(w)?,
         Method::Patch => patched(w, old)?,
         Method::Delete => Map::new(),
-        _ => return Ok(Decision::answer(200, render(stored, &old))),
+        _ => return Ok(Decision::answer(200, render(shown, &old))),
     };
-    put::not_going(w, stored)?;
-    let mut whole = stored.body.clone();
+    if let Some(stored) = stored {
+        put::not_going(w, stored)?;
+    }
+    let mut whole = stored.map_or_else(|| json!({}), |s| s.body.clone());
     document::set(&mut whole, "tags", Value::Object(new.clone()));
     body::well_formed(&whole)?;
     let mut batch = Batch::default();
-    batch.put(stored.id.clone(), whole);
+    batch.put(holder.clone(), whole);
     batch.audit.operation = format!("{TAGS}/{verb}");
     let answer = match w.request.method {
         Method::Delete => Decision::empty(200),
-        _ => Decision::answer(200, render(stored, &new)),
+        _ => Decision::answer(200, render(shown, &new)),
     };
     Ok(Decision { batch, ..answer })
+}
+
+fn tags_in(body: &Value) -> Map<String, Value> {
+    document::at(body, "tags").and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// The tags of the environment's subscription.
+pub(crate) fn of_subscription(w: &World<'_>) -> Map<String, Value> {
+    let id = ResourceId::parse(&format!("/subscriptions/{}/providers/{TAGS}/default", w.ctx.subscription)).ok();
+    id.and_then(|id| w.snapshot.get(&id)).map(|s| tags_in(&s.body)).unwrap_or_default()
 }
 
 fn given(w: &World<'_>) -> Result<Map<String, Value>, ApiError> {
@@ -86,9 +107,9 @@ fn patched(w: &World<'_>, old: Map<String, Value>) -> Result<Map<String, Value>,
     Ok(out)
 }
 
-fn render(stored: &Stored, tags: &Map<String, Value>) -> Value {
+fn render(scope: &ResourceId, tags: &Map<String, Value>) -> Value {
     json!({
-        "id": format!("{}/providers/{TAGS}/default", stored.id), "name": "default", "type": TAGS,
+        "id": format!("{scope}/providers/{TAGS}/default"), "name": "default", "type": TAGS,
         "properties": {"tags": tags},
     })
 }

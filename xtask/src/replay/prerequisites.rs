@@ -80,7 +80,7 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
         if let Some(group) = group_of(path).filter(|g| !made.before(g, at)) {
             need(Rule::Group, group);
         }
-        if let Some(id) = own {
+        if let Some(id) = own.clone() {
             let mut above = id.parent();
             let mut parents = Vec::new();
             while let Some(parent) = above.filter(|p| p.namespace().is_some()) {
@@ -103,7 +103,8 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
             }
         }
         let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
-        for id in references(&body) {
+        let near = own.clone().or_else(|| group_of(path));
+        for id in near.iter().flat_map(|near| references(near, &body)) {
             if let Some(group) = group_of(id.as_str()).filter(|g| !made.before(g, at)) {
                 need(Rule::Group, group);
             }
@@ -192,14 +193,27 @@ fn group_of(path: &str) -> Option<ResourceId> {
     }
 }
 
+/// Every id in the body of a document, and what it names without one.
+fn references(of: &ResourceId, body: &Value) -> Vec<ResourceId> {
+    let mut found = ids(body);
+    // A datastore names its account, which lies anywhere.
+    let account = body["properties"]["accountName"].as_str().filter(|a| !a.is_empty());
+    let group = of.resource_group().map(|_| of.as_str().split("/providers/").next().unwrap_or_default());
+    if let (Some(account), Some(group)) = (account, group) {
+        let id = format!("{group}/providers/Microsoft.Storage/storageAccounts/{account}");
+        found.extend(ResourceId::parse(&id));
+    }
+    found
+}
+
 /// Every id in a body.
-pub(crate) fn references(body: &Value) -> Vec<ResourceId> {
+pub(crate) fn ids(body: &Value) -> Vec<ResourceId> {
     match body {
         Value::String(text) if text.to_lowercase().starts_with("/subscriptions/") => {
             kind::resource(text).into_iter().collect()
         }
-        Value::Array(items) => items.iter().flat_map(references).collect(),
-        Value::Object(members) => members.values().flat_map(references).collect(),
+        Value::Array(items) => items.iter().flat_map(ids).collect(),
+        Value::Object(members) => members.values().flat_map(ids).collect(),
         _ => Vec::new(),
     }
 }

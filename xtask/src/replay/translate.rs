@@ -229,7 +229,7 @@ pub(crate) fn with_workspace(recording: &Recording) -> Recording {
         .exchanges
         .iter()
         .filter_map(|e| serde_json::from_str::<Value>(&e.request.body).ok())
-        .flat_map(|body| prerequisites::references(&body))
+        .flat_map(|body| prerequisites::ids(&body))
         .filter_map(|id| {
             let mut here = Some(id);
             while let Some(id) = here {
@@ -274,7 +274,7 @@ fn subscriptions(text: &str, ours: &str) -> String {
     let mut from = 0;
     while let Some(at) = lower[from..].find(WORD) {
         let start = from + at + WORD.len();
-        let length = text[start..].find(|c: char| !(c.is_ascii_alphanumeric() || "-_{}".contains(c)));
+        let length = text[start..].find(|c: char| !(c.is_ascii_alphanumeric() || "-_{}%".contains(c)));
         let end = length.map_or(text.len(), |l| start + l);
         out.push_str(&text[from..start]);
         out.push_str(if end > start { ours } else { "" });

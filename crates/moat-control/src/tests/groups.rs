@@ -176,3 +176,20 @@ fn tags_are_a_resource_of_their_own() {
         "404 ResourceGroupNotFound: Resource group 'no' could not be found.",
     );
 }
+
+#[test]
+fn a_subscription_has_tags_of_its_own() {
+    let mut w = World::empty();
+    let tags = "{s}/providers/Microsoft.Resources/tags/default";
+    assert_eq!(w.get(tags).body.unwrap()["properties"]["tags"], serde_json::json!({}));
+    check(&mut w, &format!("PUT {tags}"), Some(r#"{"properties": {"tags": {"a": "b"}}}"#), "200");
+    let merge = r#"{"operation": "Merge", "properties": {"tags": {"c": "d"}}}"#;
+    check(&mut w, &format!("PATCH {tags}"), Some(merge), "200");
+    let both = serde_json::json!({"a": "b", "c": "d"});
+    assert_eq!(w.get(tags).body.unwrap()["properties"]["tags"], both);
+    assert_eq!(w.get("{s}").body.unwrap()["tags"], both);
+    // They are no resource.
+    assert_eq!(w.get("{s}/resources").body.unwrap()["value"], serde_json::json!([]));
+    check(&mut w, &format!("DELETE {tags}"), None, "200");
+    assert_eq!(w.get("{s}").body.unwrap()["tags"], serde_json::json!({}));
+}

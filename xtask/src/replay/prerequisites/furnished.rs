@@ -24,6 +24,14 @@ pub(super) fn under(mut body: Value, base: &Value) -> Value {
     body
 }
 
+/// What the VNet on the far side of a peering has that the near side shows.
+pub(super) fn remote() -> Value {
+    json!({"properties": {
+        "bgpCommunities": {"virtualNetworkCommunity": "12076:20002"},
+        "encryption": {"enabled": true, "enforcement": "AllowUnencrypted"},
+    }})
+}
+
 /// The furnished body of a type; `None` if the least one is all there is.
 pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
     let id = wish.id;
@@ -85,6 +93,30 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         "microsoft.network/privatednszones/a" => return record(json!({"aRecords": [{"ipv4Address": "10.0.0.4"}]})),
         "microsoft.network/privatednszones/cname" => return record(json!({"cnameRecord": {"cname": "moat.example"}})),
         "microsoft.network/privatednszones/txt" => return record(json!({"txtRecords": [{"value": ["moat"]}]})),
+        "microsoft.machinelearningservices/workspaces/codes/versions" => {
+            return asset(json!({"codeUri": "https://moatreplay.blob.core.windows.net/data/code"}));
+        }
+        "microsoft.machinelearningservices/workspaces/models/versions" => {
+            return asset(json!({"modelUri": "azureml://datastores/workspaceblobstore/paths/model"}));
+        }
+        "microsoft.machinelearningservices/workspaces/data/versions" => {
+            return asset(json!({
+                "dataType": "uri_file", "dataUri": "azureml://datastores/workspaceblobstore/paths/file",
+            }));
+        }
+        "microsoft.machinelearningservices/workspaces/jobs" => {
+            return asset(json!({
+                "jobType": "Command", "command": "echo", "experimentName": "replay", "displayName": id.name(),
+                "environmentId": "azureml://registries/azureml/environments/minimal-ubuntu20.04-py38-cpu-inference/labels/latest",
+                "computeId": format!("{}/computes/moatreplay", id.parent().map(|p| p.to_string()).unwrap_or_default()),
+            }));
+        }
+        "microsoft.machinelearningservices/workspaces/datastores" => {
+            return asset(json!({
+                "datastoreType": "AzureBlob", "accountName": "moatreplay", "containerName": "data",
+                "credentials": {"credentialsType": "None"},
+            }));
+        }
         "microsoft.machinelearningservices/workspaces/computes" => json!({
             "computeType": "AmlCompute", "properties": {
                 "vmSize": "STANDARD_D2_V2", "vmPriority": "Dedicated",
@@ -109,6 +141,14 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         body["sku"] = json!({"name": "Standard"});
     }
     Some(body)
+}
+
+/// Something of a workspace, with what its owner noted.
+fn asset(mut properties: Value) -> Option<Value> {
+    properties["description"] = json!("Made beforehand");
+    properties["tags"] = tags();
+    properties["properties"] = tags();
+    Some(json!({"properties": properties}))
 }
 
 /// A record set with what its owner noted.

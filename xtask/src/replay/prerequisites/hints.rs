@@ -22,7 +22,7 @@ pub(super) struct Hints {
 impl Hints {
     /// Learns from the body of a document with this id.
     pub(super) fn note(&mut self, id: &ResourceId, body: &Value) {
-        for named in super::references(body) {
+        for named in super::references(id, body) {
             self.part(named);
         }
         let names = |member: &str| {
@@ -39,6 +39,16 @@ impl Hints {
             subnets.extend(names(member));
         }
         self.walk(body);
+    }
+
+    /// Learns that this is asked for: a pool is shown with the rules that its balancer has for it.
+    pub(super) fn addressed(&mut self, id: &ResourceId) {
+        let kind = id.resource_type();
+        if let Some(parent) = id.parent().filter(|_| kind.to_lowercase().ends_with("/backendaddresspools")) {
+            let collection = kind.rsplit('/').next().unwrap_or_default().to_owned();
+            let parts = self.parts.entry(parent.key().to_owned()).or_default();
+            parts.entry(collection).or_default().insert(id.name().to_owned());
+        }
     }
 
     fn part(&mut self, id: ResourceId) {

@@ -56,8 +56,9 @@ impl<'a> Maker<'a> {
         let mut hints = Hints::default();
         for request in recording.exchanges.iter().map(|e| &e.request) {
             let (path, body) = (translator.text(request.path()), translator.text(&request.body));
-            if let (Some(id), Ok(body)) = (super::kind::resource(&path), serde_json::from_str(&body)) {
-                hints.note(&id, &body);
+            if let Some(id) = super::kind::resource(&path) {
+                hints.note(&id, &serde_json::from_str(&body).unwrap_or_default());
+                hints.addressed(&id);
             }
         }
         let (made, unmade) = Default::default();
@@ -104,7 +105,11 @@ impl<'a> Maker<'a> {
             };
         }
         if self.get(&id).await?.is_some() {
-            return Ok(());
+            // Made as a part of its parent.
+            return match self.is_example() && self.is_read(rule) {
+                true => Box::pin(self.take_into_use(&id, depth - 1)).await,
+                false => Ok(()),
+            };
         }
         let mut parent = Value::Null;
         if let Some(above) = id.parent().filter(|p| p.resource_group().is_some()) {
@@ -114,7 +119,7 @@ impl<'a> Maker<'a> {
         }
         for body in self.candidates(rule, &id, &parent) {
             self.hints.note(&id, &body);
-            for reference in references(&body) {
+            for reference in references(&id, &body) {
                 if reference.key() != id.key() {
                     Box::pin(self.ensure_here(Rule::Reference, reference, depth - 1)).await?;
                 }
@@ -156,9 +161,12 @@ impl<'a> Maker<'a> {
             parent,
             turn: self.turn,
         };
-        let plain = plain::body(&wish);
+        let mut plain = plain::body(&wish);
         if !self.is_example() {
             return plain.into_iter().collect();
+        }
+        if self.hints.remote(id).is_some() {
+            plain = plain.map(|plain| furnished::under(plain, &furnished::remote()));
         }
         let mut samples: Vec<Value> = self.bodies.like(&self.recording.name, &id.resource_type());
         for sample in &mut samples {
@@ -194,8 +202,9 @@ impl<'a> Maker<'a> {
             if self.get(&user).await?.is_some() {
                 continue;
             }
-            for reference in references(&body) {
-                Box::pin(self.ensure_here(Rule::Reference, reference, depth.saturating_sub(1))).await?;
+            let above = user.parent().filter(|p| p.namespace().is_some());
+            for needed in references(&user, &body).into_iter().chain(above) {
+                Box::pin(self.ensure_here(Rule::Reference, needed, depth.saturating_sub(1))).await?;
             }
             let said = self.moat.send(&request("PUT", user.as_str(), body.to_string())).await?;
             if said.status < 300 {

@@ -3,8 +3,9 @@
 //! An example names only parameters. Its method and path come from, in this order,
 //! 1. the description that refers to the file;
 //! 2. one that refers to a file of the same name in another version of the same service;
-//! 3. the one path of the same service that takes most of these parameters, with the method that
-//!    the file's name says.
+//! 3. the one path of the same service that takes most of these parameters and every name among
+//!    them, with the method that the file's name says; a list ends in no name. (Without this, the
+//!    deletion of a lock would be read as the deletion of its resource group.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,11 @@ impl Operation {
     fn parameters(&self) -> BTreeSet<String> {
         let slots = self.path.split('{').skip(1).filter_map(|p| p.split_once('}'));
         slots.map(|(name, _)| name.to_lowercase()).collect()
+    }
+
+    /// A parameter, in lower case, is sent beside the path.
+    fn sends(&self, parameter: &str) -> bool {
+        self.places.keys().any(|name| name.eq_ignore_ascii_case(parameter))
     }
 }
 
@@ -92,7 +98,12 @@ impl Operations {
             bail!("no description says what it is an example of, and its name says no method");
         };
         let all = self.by_service.get(&service).unwrap_or(&none);
-        let fitting = all.iter().filter(|o| o.method == method && o.parameters().is_subset(&given));
+        let lists = name(file).starts_with("list");
+        let fitting = all.iter().filter(|o| {
+            let takes = o.parameters();
+            let left_out = given.iter().any(|g| g.ends_with("name") && !takes.contains(g) && !o.sends(g));
+            o.method == method && takes.is_subset(&given) && !left_out && !(lists && o.path.ends_with('}'))
+        });
         match most_specific(fitting) {
             Some(one) => Ok(one.clone()),
             None => bail!("no description says what it is an example of, and no one path fits its parameters"),

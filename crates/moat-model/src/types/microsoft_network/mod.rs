@@ -2,6 +2,7 @@
 //! `moat-net`; this folder only keeps documents that make sense there.
 
 pub mod application_security_groups;
+mod communities;
 mod effective;
 pub mod load_balancers;
 pub mod nat_gateways;

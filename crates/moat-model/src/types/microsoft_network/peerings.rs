@@ -171,12 +171,12 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
 
 /// Fills in defaults and the state of each half.
 pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    let states: Vec<_> = document::array_at(&write.body, ARRAY)
+    let local = local_spaces(&write.body);
+    let states: Vec<(&'static str, Seen, String)> = document::array_at(&write.body, ARRAY)
         .iter()
         .map(|half| {
             let other = remote_id(half).and_then(|r| ctx.snapshot.get(&r));
-            let space = other.and_then(|o| document::at(&o.body, "properties.addressSpace")).cloned();
-            let encryption = other.and_then(|o| document::at(&o.body, "properties.encryption")).cloned();
+            let seen = Seen::of(other.map_or(&Value::Null, |o| &o.body));
             let back = other.and_then(|o| opposite(&o.body, write.id));
             let name = document::str_at(half, "name").unwrap_or_default();
             let kept = earlier(write, half).and_then(|e| document::str_at(e, "properties.resourceGuid"));
@@ -186,12 +186,12 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
                 (_, Some("Initiated" | "Connected")) => "Connected",
                 _ => "Initiated",
             };
-            (state, space, encryption, guid)
+            (state, seen, guid)
         })
         .collect();
-    let mut states = states.into_iter();
+    let mut states = states.into_iter().zip(local);
     shape::each(&mut write.body, ARRAY, |half| {
-        let Some((state, space, encryption, guid)) = states.next() else { return };
+        let Some(((state, seen, guid), local)) = states.next() else { return };
         shape::strip_rendered(half);
         document::set_default(half, "properties.allowVirtualNetworkAccess", json!(true));
         for flag in ["allowForwardedTraffic", "allowGatewayTransit", "useRemoteGateways", "doNotVerifyRemoteGateways"] {
@@ -201,16 +201,66 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
         document::set_default(half, "properties.routeServiceVips", json!({}));
         document::set(half, "properties.resourceGuid", json!(guid));
         set_state(half, state);
-        if let Some(mut space) = space {
+        seen.show(half);
+        for (member, space) in local {
+            document::set(half, &format!("properties.{member}"), space);
+        }
+    });
+}
+
+/// What a half shows of the VNet on the other side; what that one lacks is not shown.
+struct Seen {
+    space: Option<Value>,
+    communities: Option<Value>,
+    encryption: Option<Value>,
+}
+
+impl Seen {
+    fn of(vnet: &Value) -> Self {
+        let member = |name: &str| document::at(vnet, &format!("properties.{name}")).filter(|v| v.is_object()).cloned();
+        Self { space: member("addressSpace"), communities: member("bgpCommunities"), encryption: member("encryption") }
+    }
+
+    fn show(self, half: &mut Value) {
+        if let Some(mut space) = self.space {
             document::set_default(&mut space, "ipamPoolPrefixAllocations", json!([]));
             document::set(half, "properties.remoteAddressSpace", space.clone());
             document::set(half, "properties.remoteVirtualNetworkAddressSpace", space);
         }
-        match encryption {
-            Some(encryption) => document::set(half, "properties.remoteVirtualNetworkEncryption", encryption),
-            None => document::remove(half, "properties.remoteVirtualNetworkEncryption"),
+        for (name, value) in
+            [("remoteBgpCommunities", self.communities), ("remoteVirtualNetworkEncryption", self.encryption)]
+        {
+            let path = format!("properties.{name}");
+            match value {
+                Some(value) => document::set(half, &path, value),
+                None => drop(document::remove(half, &path)),
+            }
         }
-    });
+    }
+}
+
+/// What each half says of its own VNet: nothing where whole VNets are peered; where only subnets are, their prefixes
+/// (all of the VNet's while no subnet is named) and those of the VNet.
+fn local_spaces(vnet: &Value) -> Vec<Vec<(&'static str, Value)>> {
+    let whole = refs::texts(vnet, "properties.addressSpace.addressPrefixes[]");
+    let subnets = document::array_at(vnet, "properties.subnets");
+    let spaces = |half: &Value| {
+        if document::bool_at(half, "properties.peerCompleteVnets") != Some(false) {
+            return Vec::new();
+        }
+        let named = refs::texts(half, "properties.localSubnetNames[]");
+        let mut local: Vec<&str> = Vec::new();
+        for subnet in named.iter().filter_map(|name| refs::named(subnets, name)) {
+            local.extend(document::str_at(subnet, "properties.addressPrefix"));
+            local.extend(refs::texts(subnet, "properties.addressPrefixes[]"));
+        }
+        let local = if local.is_empty() { whole.clone() } else { local };
+        vec![
+            ("localAddressSpace", json!({"addressPrefixes": local})),
+            ("localVirtualNetworkAddressSpace", json!({"addressPrefixes": whole})),
+        ]
+    };
+    document::array_at(vnet, ARRAY).iter().map(spaces).collect()
 }
 
 fn set_state(half: &mut Value, state: &str) {
@@ -310,6 +360,41 @@ mod tests {
             .put(&net("virtualNetworks/a/subnets/s"), json!({"properties": {"addressPrefix": "10.0.0.0/24"}}))
             .unwrap();
         assert_eq!(state_of(&world, "a", "b"), "Disconnected");
+    }
+
+    #[test]
+    fn a_half_shows_what_the_other_vnet_has() {
+        let mut world = world(&[("a", "10.0.0.0/16")]);
+        let far = json!({"location": "eastus", "properties": {
+            "addressSpace": {"addressPrefixes": ["10.1.0.0/16"]},
+            "bgpCommunities": {"virtualNetworkCommunity": "12076:20002"},
+            "encryption": {"enabled": true, "enforcement": "AllowUnencrypted"},
+        }});
+        world.put(&net("virtualNetworks/b"), far).unwrap();
+        let half = peer(&mut world, "a", "b").unwrap();
+        assert_eq!(
+            half["properties"]["remoteBgpCommunities"],
+            json!({"virtualNetworkCommunity": "12076:20002", "regionalCommunity": "12076:50004"})
+        );
+        assert_eq!(half["properties"]["remoteVirtualNetworkEncryption"]["enabled"], true);
+        assert!(half["properties"].get("localAddressSpace").is_none());
+        // `b` sees nothing of the kind in `a`.
+        let back = peer(&mut world, "b", "a").unwrap();
+        assert!(back["properties"].get("remoteBgpCommunities").is_none());
+    }
+
+    #[test]
+    fn a_half_of_subnets_shows_their_prefixes() {
+        let mut world = world(&[("a", "10.0.0.0/16"), ("b", "10.1.0.0/16")]);
+        let subnet = json!({"properties": {"addressPrefix": "10.0.7.0/24"}});
+        world.put(&net("virtualNetworks/a/subnets/s"), subnet).unwrap();
+        let half = json!({"properties": {
+            "remoteVirtualNetwork": {"id": net("virtualNetworks/b")},
+            "peerCompleteVnets": false, "localSubnetNames": ["s"], "remoteSubnetNames": [],
+        }});
+        let half = world.put(&net("virtualNetworks/a/virtualNetworkPeerings/to-b"), half).unwrap();
+        assert_eq!(half["properties"]["localAddressSpace"]["addressPrefixes"], json!(["10.0.7.0/24"]));
+        assert_eq!(half["properties"]["localVirtualNetworkAddressSpace"]["addressPrefixes"], json!(["10.0.0.0/16"]));
     }
 
     #[test]

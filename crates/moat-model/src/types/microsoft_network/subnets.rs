@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use moat_arm::{ApiError, ResourceId, Snapshot, document};
+use moat_arm::{ApiError, Batch, ResourceId, Snapshot, document};
 use serde_json::{Value, json};
 
 use super::{API_VERSIONS, prefix, virtual_networks};
 use crate::edition::Edition;
-use crate::resource_type::{Completion, ResourceType, Scope, TypeCtx, Write};
+use crate::resource_type::{Action, ActionResult, Completion, ResourceType, Scope, TypeCtx, Write};
 use crate::types::microsoft_machinelearningservices::computes;
 use crate::types::shape;
 use crate::{alloc, refs};
@@ -29,8 +29,23 @@ pub static TYPE: ResourceType = ResourceType {
     location_required: false,
     on_delete: |ctx, id, _, _| refuse_if_used(ctx.snapshot, id),
     render,
+    actions: &[Action { name: "UnprepareNetworkPolicies", run: unprepare }],
     ..ResourceType::BLANK
 };
+
+/// Takes back what `PrepareNetworkPolicies` did for a service that a subnet is delegated to. Nothing here prepares a
+/// subnet (the action is not built), so there is nothing to take back.
+fn unprepare(_: &TypeCtx<'_>, id: &ResourceId, asked: &Value) -> Result<ActionResult, ApiError> {
+    if document::str_at(asked, "serviceName").is_none_or(str::is_empty) {
+        // AZURE: wording not observed.
+        return Err(ApiError::bad_request(
+            "InvalidRequestFormat",
+            format!("No service is named to unprepare {id} for."),
+        )
+        .with_target("serviceName"));
+    }
+    Ok(ActionResult { body: Value::Null, long_running: true, batch: Batch::default() })
+}
 
 /// A subnet of a VNet document: its name and prefix texts.
 fn each(body: &Value) -> impl Iterator<Item = (&str, Vec<&str>)> {

@@ -1,7 +1,7 @@
 //! Service tag names as rules and routes may write them (network-semantics 3), and the list of
 //! tags that a region answers.
 
-use moat_arm::{Batch, ResourceId};
+use moat_arm::{ApiError, Batch, ResourceId, document};
 use moat_net::address::DynamicTag;
 use moat_net::tags::{TagFile, TagSource, spelling_hint};
 use serde_json::{Value, json};
@@ -22,8 +22,20 @@ pub static LOCATIONS: ResourceType = ResourceType {
             Ok(ActionResult { body: service_tags(ctx.edition, id), long_running: false, batch: Batch::default() })
         },
     }],
+    actions: &[Action { name: "checkPrivateLinkServiceVisibility", run: link_service_visibility }],
     ..ResourceType::BLANK
 };
+
+/// Whether the caller may connect to a private link service, by its alias. There are none here, and of a service that
+/// does not exist Azure says the same as of one that hides.
+fn link_service_visibility(_: &TypeCtx<'_>, _: &ResourceId, asked: &Value) -> Result<ActionResult, ApiError> {
+    if document::str_at(asked, "privateLinkServiceAlias").is_none_or(str::is_empty) {
+        // AZURE: wording not observed.
+        return Err(ApiError::bad_request("InvalidRequestFormat", "No alias of a private link service is given.")
+            .with_target("privateLinkServiceAlias"));
+    }
+    Ok(ActionResult { body: json!({"visible": false}), long_running: false, batch: Batch::default() })
+}
 
 /// A tag that stands in no file and may be named in rules only.
 const LICENSING: &str = "AzurePlatformLKM";

@@ -6,7 +6,7 @@
 use moat_arm::{ApiError, Batch, ResourceId, document};
 use serde_json::{Value, json};
 
-use super::{API_VERSIONS, peerings, prefix, subnets};
+use super::{API_VERSIONS, communities, peerings, prefix, subnets};
 use crate::refs;
 use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
 use crate::types::shape;
@@ -159,6 +159,12 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     let guid = write.before.and_then(|b| document::str_at(b, "properties.resourceGuid")).map(str::to_owned);
     let guid = guid.unwrap_or_else(|| ctx.uuid("resourceGuid").to_string());
     document::set(&mut write.body, "properties.resourceGuid", json!(guid));
+    if document::at(&write.body, "properties.bgpCommunities").is_some_and(Value::is_object) {
+        let region = document::str_at(&write.body, "location").map(refs::location_key).unwrap_or_default();
+        if let Some(community) = communities::of_region(&region) {
+            document::set(&mut write.body, "properties.bgpCommunities.regionalCommunity", json!(community));
+        }
+    }
     let edition = ctx.edition;
     shape::each(&mut write.body, "properties.subnets", |s| subnets::complete(edition, s));
     peerings::complete(ctx, write);
