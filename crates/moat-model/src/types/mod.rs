@@ -34,6 +34,7 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_network::load_balancers::INBOUND_NAT_RULES,
     &microsoft_network::network_interfaces::TYPE,
     &microsoft_network::network_watchers::TYPE,
+    &microsoft_network::flow_logs::TYPE,
     &microsoft_network::private_endpoints::TYPE,
     &microsoft_network::private_endpoints::ZONE_GROUPS,
     &microsoft_network::private_dns_zones::TYPE,

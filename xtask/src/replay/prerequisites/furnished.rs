@@ -44,6 +44,7 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         }),
         "microsoft.network/publicipaddresses" => json!({
             "publicIPAllocationMethod": "Static", "idleTimeoutInMinutes": 4, "publicIPAddressVersion": "IPv4",
+            "ipTags": [{"ipTagType": "RoutingPreference", "tag": "Internet"}],
             "dnsSettings": {"domainNameLabel": format!("moat-{}", id.name().to_lowercase())},
         }),
         "microsoft.network/networksecuritygroups" => json!({"securityRules": [{"name": "rule1", "properties": {
@@ -54,6 +55,14 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         "microsoft.network/routetables" => json!({"disableBgpRoutePropagation": true, "routes": [
             {"name": "route1", "properties": {"addressPrefix": "192.0.2.0/24", "nextHopType": "VirtualNetworkGateway"}},
         ]}),
+        "microsoft.network/networkwatchers/flowlogs" => json!({
+            "targetResourceId": wish.network("networkSecurityGroups/moat-replay"),
+            "storageId": wish.near("Microsoft.Storage/storageAccounts/moatreplay"), "enabled": true,
+            "retentionPolicy": {"days": 7, "enabled": true}, "format": {"type": "JSON", "version": 2},
+            "flowAnalyticsConfiguration": {"networkWatcherFlowAnalyticsConfiguration": {
+                "enabled": false, "workspaceId": "-", "workspaceRegion": "-", "trafficAnalyticsInterval": 60,
+            }},
+        }),
         "microsoft.network/natgateways" => json!({
             "idleTimeoutInMinutes": 5,
             "publicIpAddresses": [near(&format!("publicIPAddresses/moat-replay-{}", id.name()))],

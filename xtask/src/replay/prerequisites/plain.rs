@@ -144,6 +144,10 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
                 "groupIds": ["blob"],
             }}],
         })),
+        "microsoft.network/networkwatchers/flowlogs" => at(json!({
+            "targetResourceId": wish.network("networkSecurityGroups/moat-replay"),
+            "storageId": wish.near("Microsoft.Storage/storageAccounts/moatreplay"), "enabled": true,
+        })),
         "microsoft.network/privatednszones" => json!({"location": "global", "properties": {}}),
         "microsoft.network/privatednszones/virtualnetworklinks" => json!({"location": "global", "properties": {
             "virtualNetwork": {"id": wish.network("virtualNetworks/moat-replay-linked")},

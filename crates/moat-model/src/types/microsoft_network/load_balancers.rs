@@ -78,7 +78,7 @@ const PART: ResourceType = ResourceType {
     api_versions: API_VERSIONS,
     completion: Completion::Applied,
     location_required: false,
-    render: render_part,
+    render: render_alone,
     ..ResourceType::BLANK
 };
 
@@ -471,18 +471,23 @@ fn both_forms_of_pools(body: &mut Value) {
     });
 }
 
-/// Shows at each front end, pool and probe which rules use it.
-fn show_users(id: &ResourceId, body: &mut Value) {
-    const USES: [(&str, &[&str]); 4] = [
-        (
-            "loadBalancingRules",
-            &["properties.frontendIPConfiguration.id", "properties.backendAddressPools[].id", "properties.probe.id"],
-        ),
-        ("inboundNatRules", &["properties.frontendIPConfiguration.id", "properties.backendAddressPool.id"]),
-        ("inboundNatPools", &["properties.frontendIPConfiguration.id"]),
-        ("outboundRules", &["properties.frontendIPConfigurations[].id", "properties.backendAddressPool.id"]),
-    ];
-    let mut users: BTreeMap<(String, &str), Vec<ResourceId>> = BTreeMap::new();
+/// What uses front ends, pools and probes, and in which members it names them.
+const USES: [(&str, &[&str]); 4] = [
+    (
+        "loadBalancingRules",
+        &["properties.frontendIPConfiguration.id", "properties.backendAddressPools[].id", "properties.probe.id"],
+    ),
+    ("inboundNatRules", &["properties.frontendIPConfiguration.id", "properties.backendAddressPool.id"]),
+    ("inboundNatPools", &["properties.frontendIPConfiguration.id"]),
+    ("outboundRules", &["properties.frontendIPConfigurations[].id", "properties.backendAddressPool.id"]),
+];
+
+/// By the key of a part and the array that its users are in.
+type Users = BTreeMap<(String, &'static str), Vec<ResourceId>>;
+
+/// Who uses which part, in a body with both forms of pools.
+fn users_in(id: &ResourceId, body: &Value) -> Users {
+    let mut users = Users::new();
     for (segment, paths) in USES {
         for user in document::array_at(body, &format!("properties.{segment}")) {
             let user_id = id.child(segment, document::str_at(user, "name").unwrap_or_default());
@@ -491,16 +496,38 @@ fn show_users(id: &ResourceId, body: &mut Value) {
             }
         }
     }
+    users
+}
+
+/// Shows at each front end, pool and probe which rules use it.
+fn show_users(id: &ResourceId, body: &mut Value) {
+    let users = users_in(id, body);
     for segment in ["frontendIPConfigurations", "backendAddressPools", "probes"] {
         shape::each(body, &format!("properties.{segment}"), |part| {
-            let name = document::str_at(part, "name").unwrap_or_default();
-            let key = id.child(segment, name).key().to_owned();
-            for (user, _) in USES {
-                if let Some(found) = users.get(&(key.clone(), user)) {
-                    document::set(part, &format!("properties.{user}"), shape::id_list(found));
-                }
-            }
+            let part_id = id.child(segment, document::str_at(part, "name").unwrap_or_default());
+            show_users_of(&part_id, &users, part);
         });
+    }
+}
+
+fn show_users_of(part_id: &ResourceId, users: &Users, part: &mut Value) {
+    for (user, _) in USES {
+        let path = format!("properties.{user}");
+        match users.get(&(part_id.key().to_owned(), user)) {
+            Some(found) => document::set(part, &path, shape::id_list(found)),
+            None => document::remove(part, &path),
+        }
+    }
+}
+
+/// A pool or NAT rule that is asked for by itself shows what its balancer shows of it.
+fn render_alone(ctx: &TypeCtx<'_>, id: &ResourceId, part: &mut Value) {
+    render_part(ctx, id, part);
+    let balancer = id.parent().and_then(|balancer| ctx.snapshot.get(&balancer));
+    if let Some(balancer) = balancer.filter(|_| id.resource_type().eq_ignore_ascii_case(BACKEND_POOLS.name)) {
+        let mut body = balancer.body.clone();
+        both_forms_of_pools(&mut body);
+        show_users_of(id, &users_in(&balancer.id, &body), part);
     }
 }
 
@@ -569,6 +596,7 @@ mod tests {
         let lb = net("loadBalancers/lb");
         world.put(&lb, balancer(json!({}))).unwrap();
         let pool = format!("{lb}/backendAddressPools/b");
+        assert_eq!(world.get(&pool)["properties"]["loadBalancingRules"][0]["id"], format!("{lb}/loadBalancingRules/r"));
         let nic = json!({"properties": {"ipConfigurations": [{"name": "c", "properties": {
             "subnet": {"id": net("virtualNetworks/v/subnets/a")}, "loadBalancerBackendAddressPools": [{"id": pool}]}}]}});
         world.put(&net("networkInterfaces/n"), nic).unwrap();

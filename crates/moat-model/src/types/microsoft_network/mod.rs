@@ -4,6 +4,7 @@
 pub mod application_security_groups;
 mod communities;
 mod effective;
+pub mod flow_logs;
 pub mod load_balancers;
 pub mod nat_gateways;
 pub mod network_interfaces;

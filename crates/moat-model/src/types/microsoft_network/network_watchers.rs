@@ -3,7 +3,7 @@
 use moat_arm::document;
 use serde_json::json;
 
-use super::{API_VERSIONS, effective};
+use super::{API_VERSIONS, effective, flow_logs};
 use crate::resource_type::{Action, Completion, Refusal, ResourceType};
 use crate::types::shape;
 
@@ -21,6 +21,8 @@ pub static TYPE: ResourceType = ResourceType {
     actions: &[
         Action { name: "ipFlowVerify", run: effective::ip_flow_verify },
         Action { name: "nextHop", run: effective::next_hop },
+        Action { name: "configureFlowLog", run: flow_logs::configure },
+        Action { name: "queryFlowLogStatus", run: flow_logs::query },
     ],
     ..ResourceType::BLANK
 };
