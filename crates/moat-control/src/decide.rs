@@ -10,7 +10,7 @@ use crate::path::{self, Target};
 use crate::request::{ArmRequest, Ctx, Decision, Method};
 use crate::verbs::{action, delete, get, list, patch, put};
 use crate::world::{Types, World};
-use crate::{deployment, groups, locations, operation, scopes, tags};
+use crate::{deployment, export, groups, locations, operation, scopes, tags};
 
 /// Longest name of a resource, in characters.
 const NAME_CHARS_MAX: usize = 260;
@@ -114,7 +114,11 @@ fn members(w: &World<'_>, scope: Option<&ResourceId>, kind: &str) -> Result<Deci
 /// `{id}/{name}`: children, a reading or an action.
 fn below(w: &World<'_>, id: &ResourceId, name: &str) -> Result<Decision, ApiError> {
     if id.namespace().is_none() {
-        return Err(unknown_segment(w, name));
+        let exports = id.resource_group().is_some() && name.eq_ignore_ascii_case("exportTemplate");
+        return match w.request.method {
+            Method::Post if exports => export::decide(w, id),
+            _ => Err(unknown_segment(w, name)),
+        };
     }
     let kind = w.find_or_refuse(&id.resource_type())?;
     fits_scope(kind, id)?;

@@ -15,6 +15,7 @@ mod body;
 mod catalogue;
 mod deployment;
 mod embedded;
+mod export;
 mod filter;
 mod groups;
 mod locations;

@@ -4,6 +4,7 @@
 mod any;
 mod computes;
 mod deployments;
+mod export;
 mod groups;
 mod networks;
 mod recorded;

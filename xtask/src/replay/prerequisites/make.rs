@@ -120,7 +120,7 @@ impl<'a> Maker<'a> {
         for body in self.candidates(rule, &id, &parent) {
             self.hints.note(&id, &body);
             for reference in references(&id, &body) {
-                if reference.key() != id.key() {
+                if !reference.is_within(&id) {
                     Box::pin(self.ensure_here(Rule::Reference, reference, depth - 1)).await?;
                 }
             }

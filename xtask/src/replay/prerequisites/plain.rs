@@ -117,10 +117,21 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
                 json!({"name": name, "properties": {"publicIPAddress": {"id": address}}})
             };
             let frontends = wish.hints.names(id, "frontendIPConfigurations", "frontend");
+            let pools = wish.hints.names(id, "backendAddressPools", "");
+            let rule = |(n, pool): (usize, &String)| {
+                json!({"name": format!("rule{n}"), "properties": {
+                    "frontendIPConfiguration": {"id": format!("{id}/frontendIPConfigurations/{}", frontends[0])},
+                    "backendAddressPool": {"id": format!("{id}/backendAddressPools/{pool}")},
+                    "protocol": "Tcp", "frontendPort": 80 + n, "backendPort": 80,
+                }})
+            };
+            let rules: Vec<_> = pools.iter().enumerate().map(rule).collect();
             let probe = |name| json!({"name": name, "properties": {"protocol": "Tcp", "port": 80}});
             let probes = wish.hints.names(id, "probes", "");
             json!({"location": location, "sku": {"name": "Standard"}, "properties": {
                 "frontendIPConfigurations": frontends.into_iter().map(frontend).collect::<Vec<_>>(),
+                "backendAddressPools": pools.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
+                "loadBalancingRules": rules,
                 "probes": probes.into_iter().map(probe).collect::<Vec<_>>(),
             }})
         }

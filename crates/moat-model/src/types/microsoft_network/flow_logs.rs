@@ -120,7 +120,7 @@ pub(super) fn query(ctx: &TypeCtx<'_>, watcher: &ResourceId, asked: &Value) -> R
     }
     let known = of_target(ctx, watcher, &target);
     let body = information(&target, known.as_ref().map(|(_, body)| body));
-    Ok(ActionResult { body, long_running: true, batch: Batch::default() })
+    Ok(ActionResult { body, long_running: false, batch: Batch::default() })
 }
 
 fn asked_target(asked: &Value) -> Result<ResourceId, ApiError> {
@@ -139,8 +139,11 @@ fn of_target(ctx: &TypeCtx<'_>, watcher: &ResourceId, target: &ResourceId) -> Op
 /// A flow log in the form of the actions. Of a target without one they say that nothing is recorded.
 fn information(target: &ResourceId, log: Option<&Value>) -> Value {
     let Some(log) = log else {
-        // AZURE: not observed.
-        return json!({"targetResourceId": target, "properties": {"storageId": "", "enabled": false}});
+        return json!({
+            "targetResourceId": target,
+            "properties": {"storageId": "", "enabled": false, "retentionPolicy": {"days": 0, "enabled": false}},
+            "flowAnalyticsConfiguration": {},
+        });
     };
     let member = |name: &str| document::at(log, &format!("properties.{name}")).cloned().unwrap_or_default();
     let mut out = json!({
