@@ -2,7 +2,8 @@
 //!
 //! An example names only parameters. Its method and path come from, in this order,
 //! 1. the description that refers to the file;
-//! 2. one that refers to a file of the same name in another version of the same service;
+//! 2. one that refers to a file of the same name in another version of the same service, in a folder
+//!    of the same name if there is such a file (`CodeVersion/get.json`);
 //! 3. the one path of the same service that takes most of these parameters and every name among
 //!    them, with the method that the file's name says; a list ends in no name. (Without this, the
 //!    deletion of a lock would be read as the deletion of its resource group.)
@@ -56,6 +57,12 @@ fn name(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
+/// The name with that of the folder.
+fn name_in_folder(file: &Path) -> String {
+    let folder = file.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().to_lowercase();
+    format!("{folder}/{}", name(file))
+}
+
 impl Operations {
     /// Learns from `json` if it is a description.
     pub(super) fn add(&mut self, file: &Path, json: &Value) {
@@ -73,7 +80,9 @@ impl Operations {
                 for (_, example) in operation["x-ms-examples"].as_object().into_iter().flatten() {
                     let Some(to) = example["$ref"].as_str() else { continue };
                     let target = file.parent().unwrap_or(file).join(to.trim_start_matches("./"));
-                    self.by_name.entry((service.clone(), name(&target))).or_default().insert(this.clone());
+                    for name in [name(&target), name_in_folder(&target)] {
+                        self.by_name.entry((service.clone(), name)).or_default().insert(this.clone());
+                    }
                     self.by_example.insert(target, this.clone());
                 }
                 self.by_service.entry(service.clone()).or_default().insert(this);
@@ -90,9 +99,11 @@ impl Operations {
             parameters.as_object().into_iter().flatten().map(|(name, _)| name.to_lowercase()).collect();
         let service = service(file);
         let none = BTreeSet::new();
-        let same_name = self.by_name.get(&(service.clone(), name(file))).unwrap_or(&none);
-        if let Some(one) = most_specific(same_name.iter().filter(|o| o.parameters().is_subset(&given))) {
-            return Ok(one.clone());
+        for name in [name_in_folder(file), name(file)] {
+            let same_name = self.by_name.get(&(service.clone(), name)).unwrap_or(&none);
+            if let Some(one) = most_specific(same_name.iter().filter(|o| o.parameters().is_subset(&given))) {
+                return Ok(one.clone());
+            }
         }
         let Some(method) = method_in_name(file) else {
             bail!("no description says what it is an example of, and its name says no method");
