@@ -102,6 +102,10 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         "microsoft.network/privatednszones/a" => return record(json!({"aRecords": [{"ipv4Address": "10.0.0.4"}]})),
         "microsoft.network/privatednszones/cname" => return record(json!({"cnameRecord": {"cname": "moat.example"}})),
         "microsoft.network/privatednszones/txt" => return record(json!({"txtRecords": [{"value": ["moat"]}]})),
+        "microsoft.machinelearningservices/workspaces/codes"
+        | "microsoft.machinelearningservices/workspaces/data"
+        | "microsoft.machinelearningservices/workspaces/environments"
+        | "microsoft.machinelearningservices/workspaces/models" => return asset(json!({})),
         "microsoft.machinelearningservices/workspaces/codes/versions" => {
             return asset(json!({"codeUri": "https://moatreplay.blob.core.windows.net/data/code"}));
         }

@@ -96,6 +96,7 @@ impl<'a> Maker<'a> {
 
     async fn ensure_here(&mut self, rule: Rule, id: ResourceId, depth: usize) -> Result<()> {
         let kind = id.resource_type();
+        let id = as_it_may_be_spelled(id, &kind);
         let group = id.namespace().is_none();
         if depth == 0 || (!known(&kind) && !group) {
             // Part of a document (a frontend, an IP configuration): what it is part of.
@@ -229,6 +230,15 @@ fn missing_reference(answer: &str) -> Option<&str> {
     let (id, _) = rest.split_once(" referenced by")?;
     let start = answer.len() - rest.len() - "/subscriptions/".len();
     answer.get(start..start + "/subscriptions/".len() + id.len())
+}
+
+/// Ids are compared without regard to case, but an account's own name is in lower case.
+fn as_it_may_be_spelled(id: ResourceId, kind: &str) -> ResourceId {
+    let name = id.name().to_lowercase();
+    match kind.eq_ignore_ascii_case("Microsoft.Storage/storageAccounts").then(|| id.as_str().rsplit_once('/')) {
+        Some(Some((above, _))) => ResourceId::parse(&format!("{above}/{name}")).unwrap_or(id),
+        _ => id,
+    }
 }
 
 /// The first location that the requests name: where a person who records has everything.

@@ -26,7 +26,7 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "flow-log-storage", requirements: &[], check: storage },
     ],
     complete: |ctx, write| {
-        complete(ctx, &mut write.body);
+        complete(ctx, write);
         Ok(())
     },
     references: |d| refs::ids(d, &[TARGET, STORAGE]),
@@ -61,7 +61,9 @@ fn storage(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     refs::check(ctx, write, STORAGE, storage_accounts::TYPE.name)
 }
 
-fn complete(ctx: &TypeCtx<'_>, body: &mut Value) {
+fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
+    shape::complete_identity(ctx, write);
+    let body = &mut write.body;
     for (member, value) in [
         ("enabled", json!(true)),
         ("flowAnalyticsConfiguration", json!({})),
@@ -104,7 +106,7 @@ pub(super) fn configure(ctx: &TypeCtx<'_>, watcher: &ResourceId, asked: &Value) 
     }
     let mut write = Write { id: &id, before: None, body };
     TYPE.refusals.iter().try_for_each(|refusal| (refusal.check)(ctx, &write))?;
-    complete(ctx, &mut write.body);
+    complete(ctx, &mut write);
     let answer = information(&target, Some(&write.body));
     let body = write.body;
     let mut batch = Batch::default();
