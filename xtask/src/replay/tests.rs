@@ -80,7 +80,7 @@ fn what_a_recording_takes_for_granted_is_made_and_counted() {
     let played = replay(&sample("SubnetGet.json"));
     assert_eq!(told(&played), ["GET subnets: alike"]);
     let made: Vec<_> = played.made.keys().map(|(rule, _)| rule.as_str()).collect();
-    assert_eq!(made, ["group", "parent", "target"]);
+    assert_eq!(made, ["group", "parent", "target", "use"], "the subnet that is read is in use");
 }
 
 /// Changes what exchange `index` of the cassette expects.

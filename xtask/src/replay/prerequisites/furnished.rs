@@ -66,6 +66,7 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         "microsoft.network/natgateways" => json!({
             "idleTimeoutInMinutes": 5,
             "publicIpAddresses": [near(&format!("publicIPAddresses/moat-replay-{}", id.name()))],
+            "publicIpPrefixes": [near(&format!("publicIPPrefixes/moat-replay-{}", id.name()))],
         }),
         "microsoft.network/networkinterfaces" => json!({
             "enableAcceleratedNetworking": true, "enableIPForwarding": false,
@@ -99,6 +100,17 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
                 }}],
             })
         }
+        "microsoft.network/privateendpoints" => {
+            let account = wish.near("Microsoft.Storage/storageAccounts/moatreplay");
+            json!({
+                "subnet": near("virtualNetworks/moat-replay/subnets/default"),
+                "customNetworkInterfaceName": format!("{}-nic", id.name()),
+                "applicationSecurityGroups": [near("applicationSecurityGroups/moat-replay")],
+                "privateLinkServiceConnections": [{"name": "connection", "properties": {
+                    "privateLinkServiceId": account, "groupIds": ["blob"], "requestMessage": "Please approve",
+                }}],
+            })
+        }
         "microsoft.network/privatednszones/a" => return record(json!({"aRecords": [{"ipv4Address": "10.0.0.4"}]})),
         "microsoft.network/privatednszones/cname" => return record(json!({"cnameRecord": {"cname": "moat.example"}})),
         "microsoft.network/privatednszones/txt" => return record(json!({"txtRecords": [{"value": ["moat"]}]})),
@@ -118,11 +130,8 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
             }));
         }
         "microsoft.machinelearningservices/workspaces/jobs" => {
-            return asset(json!({
-                "jobType": "Command", "command": "echo", "experimentName": "replay", "displayName": id.name(),
-                "environmentId": "azureml://registries/azureml/environments/minimal-ubuntu20.04-py38-cpu-inference/labels/latest",
-                "computeId": format!("{}/computes/moatreplay", id.parent().map(|p| p.to_string()).unwrap_or_default()),
-            }));
+            let workspace = id.parent().map(|p| p.to_string()).unwrap_or_default();
+            return asset(job(id.name(), &format!("{workspace}/computes/moatreplay")));
         }
         "microsoft.machinelearningservices/workspaces/datastores" => {
             return asset(json!({
@@ -154,6 +163,16 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         body["sku"] = json!({"name": "Standard"});
     }
     Some(body)
+}
+
+/// What a job says that does nothing for long.
+fn job(name: &str, compute: &str) -> Value {
+    json!({
+        "jobType": "Command", "command": "sleep 3600", "experimentName": "replay", "displayName": name,
+        "environmentId":
+            "azureml://registries/azureml/environments/minimal-ubuntu20.04-py38-cpu-inference/labels/latest",
+        "computeId": compute,
+    })
 }
 
 /// Something of a workspace, with what its owner noted.
@@ -201,6 +220,12 @@ pub(super) fn users(id: &ResourceId, body: &Value, location: &str) -> Vec<(Resou
             let subnet = ResourceId::parse(&network("virtualNetworks/moat-replay-nat/subnets/default")).ok();
             let body = json!({"properties": {"addressPrefix": "10.249.0.0/24", "natGateway": {"id": id}}});
             subnet.map(|s| (s, body)).into_iter().collect()
+        }
+        "microsoft.machinelearningservices/workspaces/computes" => {
+            let name = format!("uses-{}", id.name());
+            let job_id = id.parent().map(|workspace| workspace.child("jobs", &name));
+            let body = json!({"properties": job(&name, id.as_str())});
+            job_id.map(|id| (id, body)).into_iter().collect()
         }
         _ => Vec::new(),
     }

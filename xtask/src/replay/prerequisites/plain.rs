@@ -108,6 +108,9 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         "microsoft.network/publicipaddresses" => json!({
             "location": location, "sku": {"name": "Standard"}, "properties": {"publicIPAllocationMethod": "Static"},
         }),
+        "microsoft.network/publicipprefixes" => {
+            json!({"location": location, "sku": {"name": "Standard"}, "properties": {"prefixLength": 31}})
+        }
         "microsoft.network/natgateways" => {
             json!({"location": location, "sku": {"name": "Standard"}, "properties": {}})
         }

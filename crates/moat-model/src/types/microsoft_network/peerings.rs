@@ -233,7 +233,7 @@ impl Seen {
             let path = format!("properties.{name}");
             match value {
                 Some(value) => document::set(half, &path, value),
-                None => drop(document::remove(half, &path)),
+                None => document::remove(half, &path),
             }
         }
     }
