@@ -131,7 +131,12 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         }
         "microsoft.machinelearningservices/workspaces/jobs" => {
             let workspace = id.parent().map(|p| p.to_string()).unwrap_or_default();
-            return asset(job(id.name(), &format!("{workspace}/computes/moatreplay")));
+            return asset(json!({
+                "jobType": "Command", "command": "sleep 3600", "experimentName": "replay", "displayName": id.name(),
+                "environmentId":
+                    "azureml://registries/azureml/environments/minimal-ubuntu20.04-py38-cpu-inference/labels/latest",
+                "computeId": format!("{workspace}/computes/moatreplay"),
+            }));
         }
         "microsoft.machinelearningservices/workspaces/datastores" => {
             return asset(json!({
@@ -163,16 +168,6 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
         body["sku"] = json!({"name": "Standard"});
     }
     Some(body)
-}
-
-/// What a job says that does nothing for long.
-fn job(name: &str, compute: &str) -> Value {
-    json!({
-        "jobType": "Command", "command": "sleep 3600", "experimentName": "replay", "displayName": name,
-        "environmentId":
-            "azureml://registries/azureml/environments/minimal-ubuntu20.04-py38-cpu-inference/labels/latest",
-        "computeId": compute,
-    })
 }
 
 /// Something of a workspace, with what its owner noted.
@@ -220,12 +215,6 @@ pub(super) fn users(id: &ResourceId, body: &Value, location: &str) -> Vec<(Resou
             let subnet = ResourceId::parse(&network("virtualNetworks/moat-replay-nat/subnets/default")).ok();
             let body = json!({"properties": {"addressPrefix": "10.249.0.0/24", "natGateway": {"id": id}}});
             subnet.map(|s| (s, body)).into_iter().collect()
-        }
-        "microsoft.machinelearningservices/workspaces/computes" => {
-            let name = format!("uses-{}", id.name());
-            let job_id = id.parent().map(|workspace| workspace.child("jobs", &name));
-            let body = json!({"properties": job(&name, id.as_str())});
-            job_id.map(|id| (id, body)).into_iter().collect()
         }
         _ => Vec::new(),
     }
