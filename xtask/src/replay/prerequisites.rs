@@ -244,14 +244,41 @@ fn known(kind: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
-    fn what_an_answer_misses_is_read_out_of_it() {
-        let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a";
-        let said =
-            format!("{{\"message\": \"Resource {id} referenced by resource /subscriptions/s/x was not found.\"}}");
-        assert_eq!(missing_reference(&said), Some(id));
-        assert_eq!(missing_reference("something else"), None);
+    fn a_list_has_elements_wherever_it_is() {
+        let first = |path: &str| elements(path).first().map(ToString::to_string).unwrap_or_default();
+        let in_group = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks";
+        assert_eq!(first(in_group), format!("{in_group}/element1"));
+        assert_eq!(first(&format!("{in_group}/v/subnets")), format!("{in_group}/v/subnets/element1"));
+        assert_eq!(first(&format!("{in_group}/v")), "", "one VNet is no list");
+        assert_eq!(
+            first("/subscriptions/s/providers/Microsoft.Network/virtualNetworks"),
+            in_group.replace("/g/", "/moat-replay/") + "/element1"
+        );
+        assert_eq!(
+            first("/subscriptions/s/resourceGroups/g/providers/Microsoft.Wat/wats"),
+            "",
+            "Moat has no such type"
+        );
+    }
+
+    #[test]
+    fn what_a_body_asks_of_others_is_noted() {
+        let vnet = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v";
+        let body = serde_json::json!({"properties": {
+            "remoteVirtualNetwork": {"id": vnet},
+            "ipConfigurations": [{"subnet": {"id": format!("{vnet}/subnets/s")}, "privateIPAddress": "10.1.2.3"}],
+            "rule": {"id": vnet.replace("virtualNetworks/v", "loadBalancers/lb/frontendIPConfigurations/front")},
+        }});
+        let mut hints = hints::Hints::default();
+        let id = |text: &str| ResourceId::parse(text).unwrap();
+        hints.note(&id(&format!("{vnet}2/virtualNetworkPeerings/p")), &body);
+        assert_eq!(hints.remote(&id(vnet)), Some(0));
+        assert_eq!(hints.address(&id(&format!("{vnet}/subnets/s"))), Some([10, 1, 2, 3].into()));
+        let balancer = id(&vnet.replace("virtualNetworks/v", "loadBalancers/lb"));
+        assert_eq!(hints.names(&balancer, "frontendIPConfigurations", "other"), ["front"]);
     }
 }

@@ -113,4 +113,14 @@ mod tests {
         );
         assert_eq!(told("a/2024-01-01/examples/Compute/get/AKSCompute.json"), "2024-01-01 akscompute compute");
     }
+
+    #[test]
+    fn the_body_of_the_example_that_is_named_alike_comes_first() {
+        let sample = |file: &str, n: u8| Sample { file: format!("a/2024-01-01/examples/{file}.json"), body: n.into() };
+        let samples =
+            vec![sample("ThingCreate", 1), sample("ThingCreateWithZones", 2), sample("ThingCreateWithRoute", 3)];
+        let bodies = Bodies(BTreeMap::from([("n/things".to_owned(), samples)]));
+        let first = |file: &str| bodies.like(&format!("a/2024-01-01/examples/{file}.json"), "N/things")[0].clone();
+        assert_eq!((first("ThingGet"), first("ThingGetWithZones")), (1.into(), 2.into()));
+    }
 }

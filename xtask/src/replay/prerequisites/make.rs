@@ -259,3 +259,17 @@ fn request(method: &str, path: &str, body: String) -> Request {
         body,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_misses_is_read_out_of_it() {
+        let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a";
+        let said =
+            format!("{{\"message\": \"Resource {id} referenced by resource /subscriptions/s/x was not found.\"}}");
+        assert_eq!(missing_reference(&said), Some(id));
+        assert_eq!(missing_reference("something else"), None);
+    }
+}

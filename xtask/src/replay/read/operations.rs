@@ -152,3 +152,37 @@ fn method_in_name(file: &Path) -> Option<&'static str> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    fn found(file: &str, parameters: &Value) -> String {
+        let description = json!({"paths": {
+            "/groups/{group}": {"delete": {"responses": {}}},
+            "/groups/{group}/things": {"get": {"responses": {}}},
+            "/groups/{group}/things/{thingName}": {
+                "get": {"responses": {}, "x-ms-examples": {"x": {"$ref": "./examples/Thing/get.json"}}},
+            },
+        }});
+        let mut operations = Operations::default();
+        operations.add(Path::new("specification/s/stable/2024-01-01/s.json"), &description);
+        let file = format!("specification/s/stable/2022-01-01/examples/{file}");
+        operations
+            .of(Path::new(&file), parameters)
+            .map_or_else(|_| "unknown".to_owned(), |o| format!("{} {}", o.method, o.path))
+    }
+
+    #[test]
+    fn an_example_is_of_the_operation_that_takes_all_its_names() {
+        let thing = json!({"group": "g", "thingName": "t"});
+        assert_eq!(found("Thing/get.json", &thing), "GET /groups/{group}/things/{thingName}");
+        assert_eq!(found("GroupDelete.json", &json!({"group": "g"})), "DELETE /groups/{group}");
+        // The deletion of something in a group is not that of the group.
+        assert_eq!(found("LockDelete.json", &json!({"group": "g", "lockName": "l"})), "unknown");
+        // A list ends in no name.
+        assert_eq!(found("listKeysThing.json", &thing), "unknown");
+    }
+}
