@@ -72,6 +72,11 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
     ] {
         document::set_default(body, &format!("properties.{member}"), value);
     }
+    // Whoever names a workspace for the analysis does not thereby switch it on.
+    const ANALYTICS: &str = "properties.flowAnalyticsConfiguration.networkWatcherFlowAnalyticsConfiguration";
+    if document::at(body, ANALYTICS).is_some_and(Value::is_object) {
+        document::set_default(body, &format!("{ANALYTICS}.enabled"), json!(false));
+    }
     let target = document::str_at(body, TARGET).and_then(|id| ResourceId::parse(id).ok());
     let guid = target
         .as_ref()
