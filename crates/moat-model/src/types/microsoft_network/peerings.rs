@@ -241,6 +241,8 @@ impl Seen {
 
 /// What each half says of its own VNet: nothing where whole VNets are peered; where only subnets are, their prefixes
 /// (all of the VNet's while no subnet is named) and those of the VNet.
+// AZURE: carries packets between the named subnets only. The data plane here does not know such peerings yet and carries
+// them between the whole VNets.
 fn local_spaces(vnet: &Value) -> Vec<Vec<(&'static str, Value)>> {
     let whole = refs::texts(vnet, "properties.addressSpace.addressPrefixes[]");
     let subnets = document::array_at(vnet, "properties.subnets");

@@ -303,6 +303,17 @@ mod tests {
     }
 
     #[test]
+    fn there_is_nothing_to_unprepare_but_a_service_must_be_named() {
+        let mut world = World::new(Edition::Current);
+        let subnets = json!([{"name": "a", "properties": {"addressPrefix": "10.0.0.0/24"}}]);
+        let body = json!({"properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/16"]}, "subnets": subnets}});
+        world.put(&net("virtualNetworks/v"), body).unwrap();
+        let mut unprepare = |body| world.post(&net("virtualNetworks/v/subnets/a"), "unprepareNetworkPolicies", body);
+        assert_eq!(unprepare(json!({"serviceName": "Microsoft.Sql/managedInstances"})).unwrap(), Value::Null);
+        assert_eq!(unprepare(json!({})).unwrap_err().target.as_deref(), Some("serviceName"));
+    }
+
+    #[test]
     fn a_subnet_in_use_shows_who_and_stays() {
         let mut world = world();
         let a = net("virtualNetworks/v/subnets/a");

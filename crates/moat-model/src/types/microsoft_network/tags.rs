@@ -139,6 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn no_private_link_service_is_visible() {
+        let mut world = World::new(Edition::Current);
+        let location = "/subscriptions/s/providers/Microsoft.Network/locations/westus2";
+        let mut ask = |body| world.post(location, "checkPrivateLinkServiceVisibility", body);
+        assert_eq!(ask(json!({"privateLinkServiceAlias": "a.b"})).unwrap(), json!({"visible": false}));
+        assert_eq!(ask(json!({})).unwrap_err().code, "InvalidRequestFormat");
+    }
+
+    #[test]
     fn the_list_has_every_tag_with_its_prefixes() {
         let id = ResourceId::parse("/subscriptions/s/providers/Microsoft.Network/locations/westus2").unwrap();
         let list = service_tags(Edition::Seed2021, &id);
