@@ -106,6 +106,9 @@ pub(super) fn body(wish: &Wish<'_>) -> Option<Value> {
                 "subnet": near("virtualNetworks/moat-replay/subnets/default"),
                 "customNetworkInterfaceName": format!("{}-nic", id.name()),
                 "applicationSecurityGroups": [near("applicationSecurityGroups/moat-replay")],
+                "ipConfigurations": [{"name": "blob", "properties": {
+                    "groupId": "blob", "memberName": "blob", "privateIPAddress": format!("10.77.0.{}", wish.turn.saturating_add(10)),
+                }}],
                 "privateLinkServiceConnections": [{"name": "connection", "properties": {
                     "privateLinkServiceId": account, "groupIds": ["blob"], "requestMessage": "Please approve",
                 }}],

@@ -38,6 +38,13 @@ impl Hints {
             let subnets = self.parts.entry(vnet.key().to_owned()).or_default().entry("subnets".to_owned()).or_default();
             subnets.extend(names(member));
         }
+        // An endpoint names its subnet once, for all of its addresses.
+        let subnet = body["properties"]["subnet"]["id"].as_str().and_then(kind::resource);
+        let addresses = body["properties"]["ipConfigurations"].as_array().into_iter().flatten();
+        let first = addresses.filter_map(|c| c["properties"]["privateIPAddress"].as_str()?.parse().ok()).next();
+        if let (Some(subnet), Some(address)) = (subnet, first) {
+            self.addresses.entry(subnet.key().to_owned()).or_insert(address);
+        }
         self.walk(body);
     }
 
