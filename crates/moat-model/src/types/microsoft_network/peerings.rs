@@ -90,6 +90,16 @@ pub(super) fn remote(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErro
                 ),
             ));
         }
+        // To answer as if, and to connect the whole VNets, would let through what was to be kept apart.
+        if document::bool_at(half, "properties.peerCompleteVnets") == Some(false) {
+            return Err(ApiError::bad_request(
+                "SubnetPeeringNotSupported",
+                format!(
+                    "Peering {id} is to connect single subnets (peerCompleteVnets: false), which is not built: peer the complete virtual networks, or keep subnets apart by network security groups."
+                ),
+            )
+            .with_target("properties.peerCompleteVnets"));
+        }
         // A survivor stays as it is when its VNet is written for another reason.
         if earlier(write, half).is_some() {
             continue;
@@ -171,7 +181,6 @@ pub(super) fn overlap(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiErr
 
 /// Fills in defaults and the state of each half.
 pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
-    let local = local_spaces(&write.body);
     let states: Vec<(&'static str, Seen, String)> = document::array_at(&write.body, ARRAY)
         .iter()
         .map(|half| {
@@ -189,9 +198,9 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
             (state, seen, guid)
         })
         .collect();
-    let mut states = states.into_iter().zip(local);
+    let mut states = states.into_iter();
     shape::each(&mut write.body, ARRAY, |half| {
-        let Some(((state, seen, guid), local)) = states.next() else { return };
+        let Some((state, seen, guid)) = states.next() else { return };
         shape::strip_rendered(half);
         document::set_default(half, "properties.allowVirtualNetworkAccess", json!(true));
         for flag in ["allowForwardedTraffic", "allowGatewayTransit", "useRemoteGateways", "doNotVerifyRemoteGateways"] {
@@ -202,9 +211,6 @@ pub(super) fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) {
         document::set(half, "properties.resourceGuid", json!(guid));
         set_state(half, state);
         seen.show(half);
-        for (member, space) in local {
-            document::set(half, &format!("properties.{member}"), space);
-        }
     });
 }
 
@@ -237,32 +243,6 @@ impl Seen {
             }
         }
     }
-}
-
-/// What each half says of its own VNet: nothing where whole VNets are peered; where only subnets are, their prefixes
-/// (all of the VNet's while no subnet is named) and those of the VNet.
-// AZURE: carries packets between the named subnets only. The data plane here does not know such peerings yet and carries
-// them between the whole VNets.
-fn local_spaces(vnet: &Value) -> Vec<Vec<(&'static str, Value)>> {
-    let whole = refs::texts(vnet, "properties.addressSpace.addressPrefixes[]");
-    let subnets = document::array_at(vnet, "properties.subnets");
-    let spaces = |half: &Value| {
-        if document::bool_at(half, "properties.peerCompleteVnets") != Some(false) {
-            return Vec::new();
-        }
-        let named = refs::texts(half, "properties.localSubnetNames[]");
-        let mut local: Vec<&str> = Vec::new();
-        for subnet in named.iter().filter_map(|name| refs::named(subnets, name)) {
-            local.extend(document::str_at(subnet, "properties.addressPrefix"));
-            local.extend(refs::texts(subnet, "properties.addressPrefixes[]"));
-        }
-        let local = if local.is_empty() { whole.clone() } else { local };
-        vec![
-            ("localAddressSpace", json!({"addressPrefixes": local})),
-            ("localVirtualNetworkAddressSpace", json!({"addressPrefixes": whole})),
-        ]
-    };
-    document::array_at(vnet, ARRAY).iter().map(spaces).collect()
 }
 
 fn set_state(half: &mut Value, state: &str) {
@@ -386,17 +366,13 @@ mod tests {
     }
 
     #[test]
-    fn a_half_of_subnets_shows_their_prefixes() {
+    fn single_subnets_do_not_peer_rather_than_whole_vnets() {
         let mut world = world(&[("a", "10.0.0.0/16"), ("b", "10.1.0.0/16")]);
-        let subnet = json!({"properties": {"addressPrefix": "10.0.7.0/24"}});
-        world.put(&net("virtualNetworks/a/subnets/s"), subnet).unwrap();
         let half = json!({"properties": {
-            "remoteVirtualNetwork": {"id": net("virtualNetworks/b")},
-            "peerCompleteVnets": false, "localSubnetNames": ["s"], "remoteSubnetNames": [],
+            "remoteVirtualNetwork": {"id": net("virtualNetworks/b")}, "peerCompleteVnets": false,
         }});
-        let half = world.put(&net("virtualNetworks/a/virtualNetworkPeerings/to-b"), half).unwrap();
-        assert_eq!(half["properties"]["localAddressSpace"]["addressPrefixes"], json!(["10.0.7.0/24"]));
-        assert_eq!(half["properties"]["localVirtualNetworkAddressSpace"]["addressPrefixes"], json!(["10.0.0.0/16"]));
+        let refused = world.put(&net("virtualNetworks/a/virtualNetworkPeerings/p"), half).unwrap_err();
+        insta::assert_snapshot!(refused.code, @"SubnetPeeringNotSupported");
     }
 
     #[test]
