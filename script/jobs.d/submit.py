@@ -1,10 +1,9 @@
-"""Submits job files of others with azure-ai-ml and says what became of each: FILE<tab>OUTCOME<tab>REASON.
+"""Submits job files of others with azure-ai-ml, lets them run, and says what became of each: one JSON object a line.
 
-Arguments: resource group, workspace, VNET/SUBNET, folder of the files, seconds that all may take together, files.
-Every job is sent to the one cluster there is, and gets a name of its own. Where a file names something beside itself
-that is not there (most often the folder with the code), the folder gets a stand-in that says so: the job is read, sent
-and run all the same, and fails where it needs what is missing.
+Arguments: resource group, workspace, folder of the files (written to), subnet, seconds for all of it, files in the folder.
+What a file takes for granted and is not among the files is made, and named as a stand-in of the file (docs/jobs.md).
 """
+import json
 import logging
 import os
 import re
@@ -13,39 +12,115 @@ import time
 
 import yaml
 from azure.ai.ml import MLClient, load_job
-from azure.ai.ml.entities import AmlCompute, NetworkSettings
+from azure.ai.ml.entities import AmlCompute, Data, NetworkSettings
 from azure.core.exceptions import HttpResponseError
 from azure.identity import DefaultAzureCredential
+from azure.storage.blob import BlobClient
 
-GROUP, WORKSPACE, SUBNET, FOLDER, LIMIT = sys.argv[1:5] + [float(sys.argv[5])]
-CLUSTER = "jobs"
+GROUP, WORKSPACE, FOLDER, SUBNET, SECONDS = sys.argv[1:6]
+FILES = sys.argv[6:]
+# Of a job that names no compute, as `az ml job create --set compute=` would do.
+CLUSTER = "cpu-cluster"
 ENDED = {"Completed", "Failed", "Canceled"}
-STAND_IN = "stand-in.txt"
-# Members that name something beside the file, and whether it is a folder.
-BESIDE = {"code": True, "path": True, "local_path": True, "conda_file": False, "component": False}
+TEXT = "Stands for something that is not among the shared files.\n"
+FOLDER_TEXT = "The folder this is in s" + TEXT[1:]
+CONDA_TEXT = "dependencies: []\n"
 
 # Warnings about fields that the client does not know are no outcome.
 logging.disable(logging.CRITICAL)
 client = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"], GROUP, WORKSPACE)
-client.compute.begin_create_or_update(
-    AmlCompute(
-        name=CLUSTER,
-        size="STANDARD_DS3_V2",
-        max_instances=2,
-        idle_time_before_scale_down=60,
-        network_settings=NetworkSettings(vnet_name=SUBNET.split("/")[0], subnet=SUBNET.split("/")[1]),
-    )
-).result()
+
+
+class StandIns:
+    """Makes what files name and is not there, each thing once."""
+
+    def __init__(self):
+        self.files, self.clusters, self.data = set(), set(), set()
+
+    def of(self, path):
+        """Those of one file, of the components that it names too, in the order of their being named."""
+        with open(path, encoding="utf-8") as text:
+            job = yaml.safe_load(text)
+        named = dict.fromkeys(self.part(os.path.dirname(path), job))
+        self.cluster((job.get("settings") or {}).get("default_compute"))
+        return list(named)
+
+    def part(self, here, part):
+        """Of a job, a component, or a step of a pipeline."""
+        if not isinstance(part, dict):
+            return
+        self.cluster(part.get("compute"))
+        code, environment = part.get("code"), part.get("environment")
+        yield from self.beside(here, code.get("local_path") if isinstance(code, dict) else code, FOLDER_TEXT)
+        if isinstance(environment, dict):
+            yield from self.beside(here, environment.get("conda_file"), CONDA_TEXT)
+            yield from self.beside(here, (environment.get("build") or {}).get("path"), FOLDER_TEXT)
+        for given in members(part, "inputs"):
+            if isinstance(given, dict):
+                yield from self.input(here, given.get("path"), given.get("type", "uri_folder"))
+        component = part.get("component")
+        if isinstance(component, str) and os.path.exists(os.path.join(here, component.removeprefix("file:"))):
+            yield from self.of(os.path.join(here, component.removeprefix("file:")))
+        for inner in [component, part.get("trial"), *members(part, "jobs")]:
+            yield from self.part(here, inner)
+
+    def input(self, here, path, kind):
+        asset = re.fullmatch(r"azureml:([\w-]+)@latest", path) if isinstance(path, str) else None
+        if asset:
+            self.asset(asset[1], kind)
+            yield "data `%s`" % asset[1]
+        else:
+            yield from self.beside(here, path, TEXT if kind == "uri_file" else FOLDER_TEXT)
+
+    def beside(self, here, name, text):
+        """A file, or a folder with one in it, of a path that leads to something beside the job file."""
+        if not isinstance(name, str) or re.match(r"[A-Za-z+]+:|/|\$|~", name):
+            return
+        path = os.path.normpath(os.path.join(here, name))
+        if path not in self.files and not os.path.exists(path) and path.startswith(FOLDER):
+            self.files.add(path)
+            write(os.path.join(path, "stand-in.txt") if text is FOLDER_TEXT else path, text)
+        if path in self.files:
+            yield "`%s`" % name.removeprefix("./")
+
+    def cluster(self, name):
+        name = re.fullmatch(r"azureml:([\w-]+)", name) if isinstance(name, str) else None
+        if not name or name[1] == "serverless" or name[1] in self.clusters:
+            return
+        self.clusters.add(name[1])
+        network = NetworkSettings(vnet_name=SUBNET.split("/")[0], subnet=SUBNET.split("/")[1])
+        wanted = AmlCompute(name=name[1], size="STANDARD_DS3_V2", max_instances=2, network_settings=network)
+        client.compute.begin_create_or_update(wanted).result()
+
+    def asset(self, name, kind):
+        if name in self.data:
+            return
+        self.data.add(name)
+        path = os.path.join(FOLDER, "assets", name)
+        write(os.path.join(path, "stand-in.txt"), TEXT)
+        path = os.path.join(path, "stand-in.txt") if kind == "uri_file" else path
+        client.data.create_or_update(Data(name=name, version="1", type=kind, path=path))
+
+
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as made:
+        made.write(text)
+
+
+def members(part, name):
+    return list(part[name].values()) if isinstance(part.get(name), dict) else []
 
 
 def one_line(text):
-    """What it says, without what differs from run to run."""
+    """What it says, without what differs from run to run and from machine to machine."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(text)).replace(FOLDER.rstrip("/") + "/", "")
-    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,}", "...", text)
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32,}\b|\bmoatjobsstorage\w+", "...", text)
+    text = re.sub(r"It has [^;]*; ask for one of these", "It has others; ask for one of these", text)
     # The client sets its details apart from its advice by signs and blank lines.
     details = re.findall(r"^(?:\(x\)|\d+\)|x) (.*)", text, re.MULTILINE)
-    lines = details or [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(" ".join(lines[:1] if not details else details).split()).replace("|", "/")[:240]
+    lines = details or [line.strip() for line in text.splitlines() if line.strip()][:1]
+    return " ".join(" ".join(lines).split()).replace("|", "/")[:240]
 
 
 def refusal(error):
@@ -53,97 +128,72 @@ def refusal(error):
     text = str(error).encode().decode("unicode_escape", "replace")
     # Its validation says at length what each member might have been; which members they are is enough.
     members = re.findall(r'^  "(\w+)": ', text.partition("JobSchema failed:")[2], re.MULTILINE)
-    why = f"its schema refuses {', '.join(sorted(set(members)))}" if members else one_line(error)
-    return "client", f"{type(error).__name__}: {why}"
+    if members:
+        return "client: %s" % type(error).__name__, "its schema refuses %s" % ", ".join(sorted(set(members)))
+    # Others come as JSON, or as text.
+    said = re.findall(r'"message": "(.*)"', text)
+    return "client: %s" % type(error).__name__, one_line(" ".join(said) or error)
 
 
-def furnish(file):
-    """Stand-ins for what is named in `file`, or in a component that it names, and is not there."""
-    with open(file, encoding="utf-8") as text:
-        tree = yaml.safe_load(text)
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        for name, value in children:
-            if name in BESIDE and isinstance(value, str):
-                stand_in(file, name, value)
-            pending.append(value)
-
-
-def stand_in(file, name, value):
-    value = value.removeprefix("file:")
-    if re.match(r"[a-z0-9+]+:|/|\$\{\{|git@", value):
-        return
-    path = os.path.normpath(os.path.join(os.path.dirname(file), value))
-    if os.path.exists(path):
-        if name == "component":
-            furnish(path)
-        return
-    if not BESIDE[name] and name == "component":
-        return
-    if BESIDE[name] and not os.path.splitext(path)[1]:
-        path = os.path.join(path, STAND_IN)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as made:
-        made.write("dependencies: []\n" if name == "conda_file" else "This was not among the shared files.\n")
-
-
-def submit(file):
-    """Outcome and reason of what was not accepted, or the name of the job."""
-    path = os.path.join(FOLDER, file)
+def submit(path, made):
+    """The job that was accepted, or outcome and reason."""
     try:
-        furnish(path)
         job = load_job(path)
     except Exception as error:  # whatever the client refuses itself
-        return refusal(error), None
+        return None, refusal(error)
+    # Many files have the same name.
     job.name = None
-    for one in [job, *getattr(job, "jobs", {}).values()]:
-        if hasattr(one, "compute"):
-            one.compute = CLUSTER
-    if hasattr(job, "settings"):
-        job.settings.default_compute = CLUSTER
+    if job.type in ("command", "sweep") and not job.compute:
+        stand_ins.cluster("azureml:" + CLUSTER)
+        job.compute = CLUSTER
+        made.append("compute")
     try:
-        return None, client.jobs.create_or_update(job).name
+        return client.jobs.create_or_update(job), None
     except HttpResponseError as error:
         inner = getattr(error, "error", None)
         code = inner.code if inner is not None and inner.code else str(error.status_code)
         message = inner.message if inner is not None and inner.message else error.message
-        return (code, one_line(message)), None
+        return None, ("refused: %s" % code, one_line(message))
     except Exception as error:
-        return refusal(error), None
+        return None, refusal(error)
 
 
-def reason(name):
-    """Why it failed, as the run history says it."""
-    details = client.jobs._runs_operations.get_run_details(name).as_dict()
-    error = (details.get("error") or {}).get("error") or {}
-    inner = error.get("innerError") or error.get("inner_error") or {}
-    return f"{inner.get('code', '')}: {one_line(error.get('message', ''))}".removeprefix(": ")
+def ended(name, status):
+    """Outcome and reason of a job that has ended: of a program that failed, its last words."""
+    if status != "Failed":
+        return status, ""
+    details = client.jobs._runs_operations.get_run_details(name)
+    error = ((details.as_dict().get("error") or {}).get("error")) or {}
+    message = error.get("message", "")
+    code = re.search(r"exited with status code (\d+)", message)
+    if not code:
+        inner = error.get("innerError") or error.get("inner_error") or {}
+        return "Failed: %s" % (inner.get("code") or error.get("code")), one_line(message.replace(name, "NAME"))
+    log = BlobClient.from_blob_url(details.log_files["user_logs/std_log.txt"]).download_blob().readall().decode()
+    words = [line for line in log.splitlines() if line.strip()][-1:]
+    return "Failed: exit code %s" % code[1], one_line("".join(words).replace(name, "NAME"))
 
 
-def tell(file, outcome, why):
-    print(f"{file}\t{outcome}\t{why}", flush=True)
+def tell(file, made, outcome, why):
+    print(json.dumps({"file": file, "stand_ins": ", ".join(made), "outcome": outcome, "reason": why}), flush=True)
 
 
-def main():
-    until = time.monotonic() + LIMIT
-    waiting = {}
-    for file in sys.argv[6:]:
-        refused, name = submit(file)
-        if refused:
-            tell(file, *refused)
-        else:
-            waiting[name] = file
-    while waiting and time.monotonic() < until:
-        for name, file in list(waiting.items()):
-            status = client.jobs.get(name).status.value
-            if status in ENDED:
-                tell(file, status, reason(name) if status == "Failed" else "")
-                del waiting[name]
-        time.sleep(1)
-    for name, file in waiting.items():
-        tell(file, "unfinished", f"it was {client.jobs.get(name).status} when the time was over")
-
-
-main()
+until = time.monotonic() + float(SECONDS)
+stand_ins = StandIns()
+running = {}
+for file in FILES:
+    path = os.path.join(FOLDER, file)
+    made = stand_ins.of(path)
+    job, refused = submit(path, made)
+    if job is None:
+        tell(file, made, *refused)
+    else:
+        running[job.name] = (file, made)
+while running and time.monotonic() < until:
+    for name in list(running):
+        status = client.jobs.get(name).status
+        if status in ENDED:
+            tell(*running.pop(name), *ended(name, status))
+    time.sleep(1)
+for name, (file, made) in running.items():
+    tell(file, made, "unfinished", "still %s after %s s" % (client.jobs.get(name).status, SECONDS))

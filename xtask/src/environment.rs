@@ -41,9 +41,17 @@ pub(crate) struct Environment {
 impl Environment {
     /// `moat up --detach`.
     pub(crate) fn up(moat: &Path, name: &str, edition: &'static str) -> Result<Self> {
+        Self::up_with(moat, name, edition, &[])
+    }
+
+    /// `moat up --detach` with more arguments.
+    pub(crate) fn up_with(moat: &Path, name: &str, edition: &'static str, more: &[&str]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("moat-").tempdir().context("making a folder for the state")?;
         let this = Self { moat: moat.to_owned(), name: name.to_owned(), home };
-        let up = this.moat(["up", "--detach", "-e", name, "--edition", edition]).output().context("running moat up")?;
+        let up = this
+            .moat(["up", "--detach", "-e", name, "--edition", edition].iter().chain(more))
+            .output()
+            .context("running moat up")?;
         if !up.status.success() {
             bail!("moat up failed: {}", text(&up));
         }
