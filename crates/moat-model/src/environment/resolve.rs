@@ -85,7 +85,10 @@ pub fn resolve(
     {
         return of_properties(name, &version, properties, offer).map_err(|e| e.of(&format!("{name}:{version}")));
     }
-    let entry = curated::find(name).ok_or_else(|| Refusal::Unknown.of(reference))?;
+    // An id would be cut off before its name.
+    let entry = curated::find(name).ok_or_else(|| {
+        Refusal::Unknown.of(&version.as_ref().map_or_else(|| name.to_owned(), |version| format!("{name}:{version}")))
+    })?;
     of_curated(entry, name, version.as_deref().unwrap_or("latest"), offer).map_err(|e| e.of(name))
 }
 

@@ -1,8 +1,8 @@
 //! Where data lies: from the ways a job may name it to account, container and path.
 //!
 //! Known are data and model assets of the workspace, `azureml://` addresses of its datastores and of outputs of its
-//! jobs, and `https` addresses of blobs of accounts of this environment. Everything else would lead out of it and is
-//! refused by name.
+//! jobs, and `https` and `wasbs` addresses of blobs of accounts of this environment. Everything else would lead out of
+//! it and is refused by name.
 
 use moat_arm::{ApiError, ResourceId, Snapshot, document};
 use serde_json::Value;
@@ -106,6 +106,11 @@ impl Locator<'_> {
         }
         if let Some(rest) = strip(uri, "https://") {
             return self.blob(uri, rest).map(|place| Located { place, kind: None });
+        }
+        if let Some((container, rest)) = strip(uri, "wasbs://").and_then(|rest| rest.split_once('@')) {
+            // The same blob: `wasbs://CONTAINER@ACCOUNT.blob.core.windows.net/PATH`.
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            return self.blob(uri, &format!("{host}/{container}/{path}")).map(|place| Located { place, kind: None });
         }
         let name = strip(uri, "azureml:").unwrap_or(uri);
         if name.starts_with('/') {

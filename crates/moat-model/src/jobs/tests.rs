@@ -82,6 +82,8 @@ fn outputs_of_jobs_are_inputs_of_others() {
     );
     assert_eq!(locator(&world, "azureml:d:1"), "LocalUpload/h/src");
     assert_eq!(locator(&world, "azureml:d@latest"), "LocalUpload/h/src");
+    assert_eq!(locator(&world, "wasbs://c@moatstore1.blob.core.windows.net/x/y"), "x/y");
+    assert_eq!(locator(&world, "wasbs://c@moatstore1.blob.core.windows.net/"), "");
     let refused: Vec<String> = [
         "azureml://jobs/none/outputs/model",
         "azureml://jobs/first/outputs/other",
@@ -93,7 +95,8 @@ fn outputs_of_jobs_are_inputs_of_others() {
         "https://elsewhere.blob.core.windows.net/c/x",
         "https://example.com/x.csv",
         "https://moatstore1.blob.core.windows.net/c/%2e%2e/x",
-        "wasbs://c@moatstore1.blob.core.windows.net/x",
+        "wasbs://c@elsewhere.blob.core.windows.net/x",
+        "abfss://c@moatstore1.dfs.core.windows.net/x",
         "./local",
     ]
     .iter()
@@ -110,7 +113,8 @@ fn outputs_of_jobs_are_inputs_of_others() {
 (DataNotSupported) 'https://elsewhere.blob.core.windows.net/c/x' is no blob of a storage account of this environment; nodes fetch data from those only.
 (DataNotSupported) 'https://example.com/x.csv' is no blob of a storage account of this environment; nodes fetch data from those only.
 (InvalidPath) The path of 'https://moatstore1.blob.core.windows.net/c/%2e%2e/x' holds '.', '..', a backslash or a control character.
-(DataNotSupported) 'wasbs://c@moatstore1.blob.core.windows.net/x' is read by 'wasbs', which leads out of this environment. Put the data into a datastore.
+(DataNotSupported) 'wasbs://c@elsewhere.blob.core.windows.net/x' is no blob of a storage account of this environment; nodes fetch data from those only.
+(DataNotSupported) 'abfss://c@moatstore1.dfs.core.windows.net/x' is read by 'abfss', which leads out of this environment. Put the data into a datastore.
 (DataNotSupported) './local' names no data that is known here. Known are data assets (`azureml:NAME:VERSION`), datastores (`azureml://datastores/NAME/paths/PATH`), outputs of jobs (`azureml://jobs/NAME/outputs/NAME`) and blobs of this environment (`https://ACCOUNT.blob.core.windows.net/...`).
 ");
 }

@@ -52,6 +52,8 @@ pub static ALL: &[&ResourceType] = &[
     &microsoft_machinelearningservices::datastores::TYPE,
     &microsoft_machinelearningservices::assets::CODES,
     &microsoft_machinelearningservices::assets::CODE_VERSIONS,
+    &microsoft_machinelearningservices::assets::COMPONENTS,
+    &microsoft_machinelearningservices::assets::COMPONENT_VERSIONS,
     &microsoft_machinelearningservices::assets::DATA,
     &microsoft_machinelearningservices::assets::DATA_VERSIONS,
     &microsoft_machinelearningservices::assets::ENVIRONMENTS,

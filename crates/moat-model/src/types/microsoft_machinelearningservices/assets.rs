@@ -1,4 +1,4 @@
-//! Codes, data, environments and models: containers of versions (PROTOCOL 6.4).
+//! Codes, components, data, environments and models: containers of versions (PROTOCOL 6.4).
 //!
 //! A version names what lies elsewhere (a blob prefix, an image) and never changes what it names: jobs that ran with it
 //! can be run again. Containers are made by the first version that is put into them. What a version of an environment
@@ -14,7 +14,7 @@ use super::{API_VERSIONS, pending_uploads};
 use crate::resource_type::{Action, Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
 use crate::types::shape;
 
-/// What differs between the four collections.
+/// What differs between the collections.
 struct Collection {
     /// Second to last part of the type's name.
     name: &'static str,
@@ -28,8 +28,15 @@ struct Collection {
     maps: &'static [&'static str],
 }
 
-const COLLECTIONS: [Collection; 4] = [
+const COLLECTIONS: [Collection; 5] = [
     Collection { name: "codes", required: "codeUri", fixed: &["codeUri"], defaults: &[], maps: &[] },
+    Collection {
+        name: "components",
+        required: "componentSpec",
+        fixed: &["componentSpec"],
+        defaults: &[],
+        maps: &[],
+    },
     Collection {
         name: "data",
         required: "dataUri",
@@ -106,6 +113,12 @@ pub static CODES: ResourceType =
 /// Code versions.
 pub static CODE_VERSIONS: ResourceType =
     ResourceType { name: "Microsoft.MachineLearningServices/workspaces/codes/versions", actions: UPLOAD, ..VERSION };
+/// Component containers.
+pub static COMPONENTS: ResourceType =
+    ResourceType { name: "Microsoft.MachineLearningServices/workspaces/components", ..CONTAINER };
+/// Component versions.
+pub static COMPONENT_VERSIONS: ResourceType =
+    ResourceType { name: "Microsoft.MachineLearningServices/workspaces/components/versions", ..VERSION };
 /// Data containers.
 pub static DATA: ResourceType = ResourceType { name: "Microsoft.MachineLearningServices/workspaces/data", ..CONTAINER };
 /// Data versions.
@@ -172,6 +185,7 @@ fn required(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     let path = format!("properties.{member}");
     match document::at(&write.body, &path) {
         Some(Value::String(text)) if !text.is_empty() => Ok(()),
+        Some(Value::Object(members)) if !members.is_empty() => Ok(()),
         _ => Err(ApiError::bad_request(
             "UserError",
             format!("The version '{}' names nothing: '{member}' is missing.", write.id.name()),
