@@ -261,7 +261,9 @@ fn differences(table: &Table, found: &Table, has_index: bool) -> Vec<String> {
         let is = format!("{file}: {} ({}) {}", row.outcome, row.stand_ins, row.reason);
         match table.get(file) {
             Some(said) if as_said(said, row) => {}
-            Some(said) => wrong.push(format!("{is}; the table says {} ({}) {}", said.outcome, said.stand_ins, said.reason)),
+            Some(said) => {
+                wrong.push(format!("{is}; the table says {} ({}) {}", said.outcome, said.stand_ins, said.reason))
+            }
             None => wrong.push(format!("{is}; not in the table")),
         }
     }
@@ -296,9 +298,11 @@ mod tests {
     #[test]
     fn without_an_index_a_job_may_fail_by_that_and_by_nothing_else() {
         let said = table(&[("a.yml", "Completed", ""), ("b.yml", "refused: X", "")]);
-        let failed = |file| table(&[(file, "Failed", "It needs `numpy`, but Moat was started without a package index")]);
+        let failed =
+            |file| table(&[(file, "Failed", "It needs `numpy`, but Moat was started without a package index")]);
         let wrong = |found: &Table, has_index| {
-            let said = said.iter().filter(|(f, _)| found.contains_key(*f)).map(|(f, r)| (f.clone(), r.clone())).collect();
+            let said =
+                said.iter().filter(|(f, _)| found.contains_key(*f)).map(|(f, r)| (f.clone(), r.clone())).collect();
             differences(&said, found, has_index).len()
         };
         assert_eq!(wrong(&failed("a.yml"), false), 0);

@@ -180,7 +180,7 @@ fn tags(stored: &Stored) -> BTreeMap<String, String> {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let mut tags: BTreeMap<String, String> = own.into_iter().flatten().map(|(k, v)| (k.clone(), text(v))).collect();
     let _ = tags.insert(RUN_NAME.to_owned(), name(stored));
-    if let Some(parent) = Run::of(&stored.body).properties.get(runs::PARENT).and_then(Value::as_str) {
+    if let Some(parent) = Run::of(&stored.body).parent() {
         let _ = tags.insert(PARENT_RUN.to_owned(), parent.to_owned());
     }
     if let Some(note) = document::str_at(&stored.body, "properties.description") {

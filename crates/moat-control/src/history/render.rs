@@ -6,7 +6,7 @@ use moat_arm::{Stored, document};
 use moat_model::types::microsoft_machinelearningservices::runs::{Kind, Run, Status};
 use serde_json::{Map, Value, json};
 
-use super::{View, experiments, outputs, runs, time};
+use super::{View, experiments, outputs, time};
 
 /// What comes from elsewhere than the document.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,7 @@ pub fn run(view: &View<'_>, stored: &Stored, beside: &Beside) -> Value {
     let name = stored.id.name();
     let state = Run::of(&stored.body);
     let at = |t: Option<jiff::Timestamp>| t.map(time);
-    let parent = document::str_at(&Value::Object(state.properties.clone()), runs::PARENT).map(str::to_owned);
+    let parent = state.parent().map(str::to_owned);
     let status = Status::of(&stored.body).unwrap_or(Status::NotStarted);
     let member = |path: &str| document::at(&stored.body, &format!("properties.{path}")).cloned();
     let duration = state.started.zip(state.ended).map(|(from, to)| {
@@ -156,6 +156,7 @@ fn run_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Command => "azureml.scriptrun",
         Kind::Script => "azureml.scriptrun",
+        Kind::Pipeline => "azureml.PipelineRun",
         Kind::Tracked => "azureml.manual",
     }
 }

@@ -2,7 +2,7 @@
 //! (made by MLflow or by hand) takes it from its client.
 
 use moat_arm::{ApiError, Batch, ResourceId, Stored, document};
-use moat_model::types::microsoft_machinelearningservices::runs::{Kind, Run, RunError, Status};
+use moat_model::types::microsoft_machinelearningservices::runs::{Kind, PARENT, Run, RunError, Status};
 use serde_json::{Map, Value, json};
 
 use super::{Right, View};
@@ -88,9 +88,6 @@ pub fn create(view: &View<'_>, new: &NewRun) -> Result<(ResourceId, Value, Batch
     let batch = written(view, Right::SubmitRuns, id.clone(), body.clone());
     Ok((id, body, batch))
 }
-
-/// Property of ours that names the run a run is part of.
-pub const PARENT: &str = "azureml.parentRunId";
 
 /// The number that the next run of the workspace gets.
 pub fn next_number(view: &View<'_>) -> u64 {

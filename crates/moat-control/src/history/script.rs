@@ -1,7 +1,7 @@
 //! A ScriptRun of azureml-core becomes a job document.
 
 use moat_arm::{ApiError, Batch, document};
-use moat_model::types::microsoft_machinelearningservices::runs::{Kind, Run, Status};
+use moat_model::types::microsoft_machinelearningservices::runs::{Kind, PARENT, Run, Status};
 use moat_model::types::microsoft_machinelearningservices::{script_runs as configuration, snapshots};
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ pub fn submit(view: &View<'_>, submitted: &Submitted) -> Result<(String, Batch),
         ..Run::default()
     };
     if let Some(parent) = &submitted.parent {
-        let _ = run.properties.insert(runs::PARENT.to_owned(), json!(view.run(parent)?.id.name()));
+        let _ = run.properties.insert(PARENT.to_owned(), json!(view.run(parent)?.id.name()));
     }
     run.put(&mut body);
     let made = runs::written(view, Right::SubmitRuns, id, body);

@@ -20,6 +20,7 @@ use serde_json::json;
 use super::cluster::{NO_NODE_SINCE, RESIZE_TIMEOUT};
 use super::observed::{AgentSeen, Build, End, NodeVerdict, Observed, Phase, RunSeen};
 use super::order::RUN_JOB;
+use super::pipeline::{self, Turn};
 use crate::request::Ctx;
 
 /// A run is `Finalizing` for this long, unless its final log was fetched before (PROTOCOL trap 5).
@@ -87,9 +88,17 @@ pub(crate) fn demand(snapshot: &Snapshot) -> BTreeMap<String, u32> {
 /// Every job, one step further.
 pub(super) fn step(snapshot: &Snapshot, observed: &Observed, ctx: &Ctx, plan: Planner) -> Batch {
     let mut work = Work { snapshot: snapshot.clone(), batch: Batch::default(), observed, now: ctx.now };
-    for mut job in snapshot.of_type(JOB_TYPE).filter_map(|d| Job::read(d)) {
+    let (pipelines, jobs): (Vec<_>, Vec<_>) =
+        snapshot.of_type(JOB_TYPE).filter_map(|d| Job::read(d)).partition(|job| job.run.kind == Kind::Pipeline);
+    for mut job in jobs {
         work.advance(&mut job, plan);
         work.store(&job);
+    }
+    // They go as their steps went.
+    for job in pipelines {
+        for (id, body) in pipeline::step(&work.snapshot, job.stored, ctx.now) {
+            work.put(&id, body);
+        }
     }
     work.release_nodes();
     work.assign();
@@ -175,22 +184,35 @@ impl Work<'_> {
             };
         }
         match job.status {
-            Status::NotStarted => match plan(&self.snapshot, job.stored, &self.observed.offer) {
-                Ok(plan) => {
-                    job.run.cluster = Some(plan.cluster.to_string());
-                    job.run.environment = plan.environment;
-                    job.run.timeout_seconds = plan.timeout_seconds;
-                    job.run.priority = plan.priority;
-                    plan.warnings.into_iter().for_each(|warning| job.warn(warning));
-                    job.run.created.get_or_insert(self.now);
-                    self.prepare(job);
+            Status::NotStarted if !job.run.after.is_empty() => match pipeline::turn(&self.snapshot, job.stored) {
+                Turn::Now => self.begin(job, plan),
+                Turn::NotYet => {}
+                Turn::Never(why) => {
+                    let error = RunError { code: "StepSkipped".to_owned(), message: why, phase: String::new() };
+                    job.end(Status::Canceled, Some(error), self.now);
                 }
-                Err(error) => job.end(Status::Failed, Some(error), self.now),
             },
+            Status::NotStarted => self.begin(job, plan),
             Status::Preparing => self.prepare(job),
             Status::Queued => self.wait(job),
             Status::Starting | Status::Running | Status::Finalizing | Status::CancelRequested => self.follow(job),
             Status::Completed | Status::Failed | Status::Canceled => {}
+        }
+    }
+
+    /// Read for the first time.
+    fn begin(&self, job: &mut Job<'_>, plan: Planner) {
+        match plan(&self.snapshot, job.stored, &self.observed.offer) {
+            Ok(plan) => {
+                job.run.cluster = Some(plan.cluster.to_string());
+                job.run.environment = plan.environment;
+                job.run.timeout_seconds = plan.timeout_seconds;
+                job.run.priority = plan.priority;
+                plan.warnings.into_iter().for_each(|warning| job.warn(warning));
+                job.run.created.get_or_insert(self.now);
+                self.prepare(job);
+            }
+            Err(error) => job.end(Status::Failed, Some(error), self.now),
         }
     }
 

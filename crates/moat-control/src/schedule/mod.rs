@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod job;
 pub mod observed;
 pub mod order;
+mod pipeline;
 
 #[cfg(test)]
 mod cluster_tests;

@@ -97,7 +97,7 @@ fn job_type(given: Option<&str>) -> Result<(), ApiError> {
         Some(kind) if kind.eq_ignore_ascii_case("Command") => Ok(()),
         Some(kind) => Err(refuse(
             "JobTypeNotSupported",
-            format!("Jobs of type '{kind}' are not built; jobs of type 'Command' run here."),
+            format!("Jobs of type '{kind}' are not built; jobs of type 'Command' and pipelines of such run here."),
         )
         .with_target("properties.jobType")),
         None => Err(refuse("JobTypeMissing", "The job says no 'jobType'.").with_target("properties.jobType")),
@@ -111,7 +111,9 @@ pub(super) fn compute(
     target: Option<&str>,
 ) -> Result<ResourceId, ApiError> {
     let refused = |code: &str, why: String| refuse(code, why).with_target("properties.computeId");
-    let Some(target) = target.filter(|t| !t.eq_ignore_ascii_case("serverless")) else {
+    // In a pipeline it is named as if it were a compute of the workspace.
+    let is_serverless = |t: &str| t.rsplit(['/', ':']).next().is_some_and(|t| t.eq_ignore_ascii_case("serverless"));
+    let Some(target) = target.filter(|t| !is_serverless(t)) else {
         return Err(refused(
             "ServerlessComputeNotSupported",
             "The job names no compute. Serverless compute comes with a later part; name a compute cluster.".to_owned(),

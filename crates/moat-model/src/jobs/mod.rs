@@ -5,11 +5,13 @@
 //! nothing is accepted that cannot be carried out. What is not built is refused by name, never left out in silence.
 //! Not here: keys, signatures and addresses (the server adds them), and the environment (`crate::environment`).
 //!
-//! One file a kind of job: [`command`] for jobs of azure-ai-ml, `script` for runs of azureml-core.
+//! One file a kind of job: [`command`] for jobs of azure-ai-ml, [`pipeline`] for those that are made of such, `script` for
+//! runs of azureml-core.
 
 pub mod command;
 mod data;
 mod expression;
+pub mod pipeline;
 mod script;
 mod settings;
 mod variables;
@@ -117,9 +119,9 @@ pub fn plan_of(snapshot: &Snapshot, id: &ResourceId, body: &Value) -> Result<Job
     match Run::of(body).kind {
         Kind::Command => command::plan(snapshot, id, body),
         Kind::Script => script::plan(snapshot, id, body),
-        Kind::Tracked => Err(refuse(
+        Kind::Tracked | Kind::Pipeline => Err(refuse(
             "JobTypeNotSupported",
-            format!("The run '{}' is moved along by its client; there is nothing to schedule.", id.name()),
+            format!("The run '{}' runs on no node by itself; there is nothing to schedule.", id.name()),
         )),
     }
 }

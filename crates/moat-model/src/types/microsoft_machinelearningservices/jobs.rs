@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::runs::{self, JOB_TYPE, Kind, Run, Status};
 use super::{API_VERSIONS, assets, missing};
 use crate::environment::{self, IDENTITY_WARNING, Interpreter, Offer};
+use crate::jobs::pipeline::{self, Step};
 use crate::jobs::{self, Environment};
 use crate::refs;
 use crate::resource_type::{Action, ActionResult, Completion, Refusal, ResourceType, Scope, TypeCtx, Write};
@@ -33,6 +34,7 @@ pub static TYPE: ResourceType = ResourceType {
     listed,
     settled: Some(|body| Status::of(body).is_none_or(Status::is_terminal)),
     complete,
+    on_write: make_steps,
     render,
     actions: &[Action { name: "cancel", run: cancel }],
     not_found: missing::not_found,
@@ -145,6 +147,9 @@ fn runnable(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
     if write.before.is_some() || Run::of(&write.body).kind != Kind::Command {
         return Ok(());
     }
+    if pipeline::is_pipeline(&write.body) {
+        return steps(ctx, write).map(|_| ());
+    }
     let plan = jobs::plan_of(ctx.snapshot, write.id, &write.body)?;
     environment_of(ctx.snapshot, write.id, &plan.environment).map(|_| ())
 }
@@ -187,6 +192,10 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         run.submitted_by = ctx.principal.to_owned();
     }
     run.created.get_or_insert(ctx.now);
+    if pipeline::is_pipeline(&write.body) {
+        run.kind = Kind::Pipeline;
+        run.steps = steps(ctx, write)?.into_iter().map(|(step, _)| step.id.name().to_owned()).collect();
+    }
     if run.kind == Kind::Command {
         let plan = jobs::plan_of(ctx.snapshot, &id, &write.body)?;
         let resolved = environment_of(ctx.snapshot, &id, &plan.environment)?;
@@ -195,6 +204,52 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
     run.put(&mut write.body);
     if Status::of(&write.body).is_none() {
         Status::NotStarted.put(&mut write.body);
+    }
+    Ok(())
+}
+
+/// The steps of a pipeline, each with the warnings of its run.
+fn steps(ctx: &TypeCtx<'_>, write: &Write<'_>) -> Result<Vec<(Step, Vec<String>)>, ApiError> {
+    let read = |step: Step| {
+        if ctx.snapshot.get(&step.id).is_some() || step.id.name().len() > NAME_CHARS_MAX {
+            return Err(ApiError::new(
+                409,
+                "UserError",
+                format!("'{}' cannot be the job of a step: it exists, or is too long.", step.id.name()),
+            ));
+        }
+        let plan = jobs::plan_of(ctx.snapshot, &step.id, &step.body)?;
+        let resolved =
+            environment_of(ctx.snapshot, &step.id, &plan.environment).map_err(|e| pipeline::of_step(&step.name, e))?;
+        Ok((step, plan.warnings.into_iter().chain(resolved.warnings).collect()))
+    };
+    pipeline::steps(ctx.snapshot, write.id, &write.body)?.into_iter().map(read).collect()
+}
+
+/// The jobs that are the steps of a pipeline.
+fn make_steps(ctx: &TypeCtx<'_>, write: &Write<'_>, batch: &mut Batch) -> Result<(), ApiError> {
+    let whole = Run::of(&write.body);
+    if write.before.is_some() || whole.kind != Kind::Pipeline {
+        return Ok(());
+    }
+    for (number, (step, warnings)) in (whole.number + 1..).zip(steps(ctx, write)?) {
+        let mut body = step.body;
+        for (member, value) in [("tags", json!({})), ("properties", json!({})), ("isArchived", json!(false))] {
+            document::set_default(&mut body, &format!("properties.{member}"), value);
+        }
+        let run = Run {
+            number,
+            uuid: ctx.uuid(&format!("run {}", step.name)).to_string(),
+            submitted_by: whole.submitted_by.clone(),
+            created: whole.created,
+            after: step.after.into_iter().collect(),
+            properties: [(runs::PARENT.to_owned(), json!(write.id.name()))].into_iter().collect(),
+            warnings,
+            ..Run::default()
+        };
+        run.put(&mut body);
+        Status::NotStarted.put(&mut body);
+        batch.put(step.id, body);
     }
     Ok(())
 }
@@ -229,7 +284,11 @@ fn properties(body: &Value, run: &Run) -> serde_json::Map<String, Value> {
         set("azureml.runsource", "commandjob".to_owned());
         set("azureml.DevPlatv2", "true".to_owned());
     }
-    if run.kind != Kind::Tracked {
+    if run.kind == Kind::Pipeline {
+        set("azureml.runsource", "azureml.PipelineRun".to_owned());
+        set("azureml.DevPlatv2", "true".to_owned());
+    }
+    if matches!(run.kind, Kind::Command | Kind::Script) {
         set("_azureml.ComputeTargetType", "amlctrain".to_owned());
         set("ProcessInfoFile", "azureml-logs/process_info.json".to_owned());
         set("ProcessStatusFile", "azureml-logs/process_status.json".to_owned());
@@ -273,6 +332,9 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     }
     for member in ["description", "computeId", "codeId", "limits", "identity", "componentId", "resources"] {
         document::set_default(body, &format!("properties.{member}"), Value::Null);
+    }
+    if let Some(parent) = run.parent() {
+        document::set(body, "properties.parentJobName", json!(parent));
     }
     let mut own = properties(body, &run);
     if let Some(Value::Object(given)) = document::at(body, "properties.properties") {
@@ -338,7 +400,11 @@ fn listed(query: &BTreeMap<String, String>, body: &Value) -> bool {
         let wanted = query.get(name).filter(|w| !w.is_empty());
         wanted.is_none_or(|w| document::str_at(body, path).unwrap_or(default).eq_ignore_ascii_case(w))
     };
-    assets::in_view(query, body)
+    // Steps are found by their pipeline.
+    let run = Run::of(body);
+    let is_step = run.kind == Kind::Command && run.parent().is_some();
+    !is_step
+        && assets::in_view(query, body)
         && same("jobtype", "properties.jobType", "Command")
         && same("experimentname", "properties.experimentName", EXPERIMENT)
         && query.get("tag").or_else(|| query.get("tags")).is_none_or(|tags| assets::has_tags(tags, body))

@@ -145,7 +145,7 @@ fn what_cannot_run_is_not_accepted() {
         world.put(&id("jobs/x"), body).unwrap_err().to_string()
     };
     let all = [
-        refused("properties.jobType", json!("Pipeline")),
+        refused("properties.jobType", json!("Sweep")),
         refused("properties.computeId", Value::Null),
         refused("properties.computeId", json!(cluster_id("other"))),
         refused("properties.environmentId", json!("azureml:nothing@latest")),
@@ -170,11 +170,11 @@ fn what_cannot_run_is_not_accepted() {
         refused("properties.environmentVariables", json!({"AZUREML_RUN_TOKEN": "x"})),
     ];
     insta::assert_snapshot!(all.join("\n"), @r"
-(JobTypeNotSupported) Jobs of type 'Pipeline' are not built; jobs of type 'Command' run here.
+(JobTypeNotSupported) Jobs of type 'Sweep' are not built; jobs of type 'Command' and pipelines of such run here.
 (ServerlessComputeNotSupported) The job names no compute. Serverless compute comes with a later part; name a compute cluster.
 (ComputeNotFound) The compute '/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/moatws/computes/other' that the job names does not exist.
-(EnvironmentNotFound) Environment 'azureml:nothing@latest': There is no environment of that name and version in the workspace, and no curated one
-(EnvironmentNotFound) Environment '/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/moatws/environments/e/versions/...': There is no environment of that name and version in the workspace, and no curated one
+(EnvironmentNotFound) Environment 'nothing': There is no environment of that name and version in the workspace, and no curated one
+(EnvironmentNotFound) Environment 'e:2': There is no environment of that name and version in the workspace, and no curated one
 (CodeNotFound) The code '/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/moatws/codes/c/versions/1' does not exist.
 (InvalidExpression) The command holds 'inputs.x', which cannot be resolved: the job's inputs are: none.
 (SettingNotSupported) Distributed jobs (PyTorch) are not built: a job has one node.

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 /// Type of a job, as its documents spell it.
 pub const JOB_TYPE: &str = "Microsoft.MachineLearningServices/workspaces/jobs";
+/// Name of the run that a run is part of, among the [`Run::properties`].
+pub const PARENT: &str = "azureml.parentRunId";
 /// Where a job document keeps its [`Run`].
 const MEMBER: &str = "moat.run";
 const STATUS: &str = "properties.status";
@@ -26,6 +28,8 @@ pub enum Kind {
     Command,
     /// A ScriptRun of azureml-core: scheduled.
     Script,
+    /// A pipeline of azure-ai-ml: its steps are jobs of their own, and it goes as they go.
+    Pipeline,
     /// Made by MLflow or by hand on some machine: never scheduled, its client says how it is.
     Tracked,
 }
@@ -96,6 +100,10 @@ pub struct Run {
     pub uuid: String,
     /// Object id of who submitted it.
     pub submitted_by: String,
+    /// Names of the jobs that are its steps ([`Kind::Pipeline`]).
+    pub steps: Vec<String>,
+    /// Names of the jobs that have to be completed before it may begin (a step of a pipeline).
+    pub after: Vec<String>,
     /// Attempts begun; 0 before the first.
     pub attempt: u32,
     /// Id of the node document that has it now.
@@ -150,6 +158,11 @@ impl Run {
     /// Of a job document; a default one where there is none yet.
     pub fn of(body: &Value) -> Self {
         document::at(body, MEMBER).and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default()
+    }
+
+    /// Name of the run that it is part of.
+    pub fn parent(&self) -> Option<&str> {
+        self.properties.get(PARENT).and_then(Value::as_str)
     }
 
     /// Into a job document.

@@ -301,7 +301,7 @@ async fn delete_tags(ask: &Ask<'_>, run: &str) -> Answer {
 fn children(ask: &Ask<'_>, parent: &str) -> Answer {
     let found = ask.read(Right::ReadRuns, |view| {
         view.run(parent)?;
-        let own = |run: &Run| run.properties.get(runs::PARENT).and_then(Value::as_str) == Some(parent);
+        let own = |run: &Run| run.parent() == Some(parent);
         let children = view.runs().filter(|d| own(&Run::of(&d.body)));
         Ok(children.map(|d| render::run(view, d, &render::Beside::default())).collect())
     })?;
