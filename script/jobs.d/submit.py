@@ -11,7 +11,7 @@ import sys
 import time
 
 import yaml
-from azure.ai.ml import MLClient, load_job
+from azure.ai.ml import MLClient, load_component, load_job
 from azure.ai.ml.entities import AmlCompute, Data, NetworkSettings
 from azure.core.exceptions import HttpResponseError
 from azure.identity import DefaultAzureCredential
@@ -35,12 +35,11 @@ class StandIns:
     """Makes what files name and is not there, each thing once."""
 
     def __init__(self):
-        self.files, self.clusters, self.data = set(), set(), set()
+        self.files, self.clusters, self.data, self.components = set(), set(), set(), set()
 
     def of(self, path):
         """Those of one file, of the components that it names too, in the order of their being named."""
-        with open(path, encoding="utf-8") as text:
-            job = yaml.safe_load(text)
+        job = yaml.safe_load(read(path))
         named = dict.fromkeys(self.part(os.path.dirname(path), job))
         self.cluster((job.get("settings") or {}).get("default_compute"))
         return list(named)
@@ -59,10 +58,26 @@ class StandIns:
             if isinstance(given, dict):
                 yield from self.input(here, given.get("path"), given.get("type", "uri_folder"))
         component = part.get("component")
-        if isinstance(component, str) and os.path.exists(os.path.join(here, component.removeprefix("file:"))):
-            yield from self.of(os.path.join(here, component.removeprefix("file:")))
+        if isinstance(component, str):
+            yield from self.component(here, component)
         for inner in [component, part.get("trial"), *members(part, "jobs")]:
             yield from self.part(here, inner)
+
+    def component(self, here, name):
+        """What a component in a file of its own names; one that is registered first is made of the file beside the job."""
+        path = os.path.join(here, name.removeprefix("file:"))
+        if os.path.exists(path):
+            yield from self.of(path)
+        registered = re.fullmatch(r"azureml:([\w-]+)@latest", name)
+        for path in sorted(os.listdir(here)) if registered else ():
+            path = os.path.join(here, path)
+            if not path.endswith(".yml") or not re.search("^name: %s$" % registered[1], read(path), re.MULTILINE):
+                continue
+            yield from self.of(path)
+            if registered[1] not in self.components:
+                self.components.add(registered[1])
+                client.components.create_or_update(load_component(path))
+            yield "component `%s`" % registered[1]
 
     def input(self, here, path, kind):
         asset = re.fullmatch(r"azureml:([\w-]+)@latest", path) if isinstance(path, str) else None
@@ -100,6 +115,11 @@ class StandIns:
         write(os.path.join(path, "stand-in.txt"), TEXT)
         path = os.path.join(path, "stand-in.txt") if kind == "uri_file" else path
         client.data.create_or_update(Data(name=name, version="1", type=kind, path=path))
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def write(path, text):
@@ -162,16 +182,23 @@ def ended(name, status):
     """Outcome and reason of a job that has ended: of a program that failed, its last words."""
     if status != "Failed":
         return status, ""
-    details = client.jobs._runs_operations.get_run_details(name)
-    error = ((details.as_dict().get("error") or {}).get("error")) or {}
+    error = (details(name).as_dict().get("error") or {}).get("error") or {}
     message = error.get("message", "")
+    step = re.match(r"Its step '%s_([\w-]+)' failed: " % name, message)
+    where = "step `%s`: " % step[1] if step else ""
     code = re.search(r"exited with status code (\d+)", message)
     if not code:
         inner = error.get("innerError") or error.get("inner_error") or {}
-        return "Failed: %s" % (inner.get("code") or error.get("code")), one_line(message.replace(name, "NAME"))
-    log = BlobClient.from_blob_url(details.log_files["user_logs/std_log.txt"]).download_blob().readall().decode()
-    words = [line for line in log.splitlines() if line.strip()][-1:]
-    return "Failed: exit code %s" % code[1], one_line("".join(words).replace(name, "NAME"))
+        why = message[step.end():] if step else message
+        return "Failed: %s" % (inner.get("code") or error.get("code")), where + one_line(why.replace(name, "NAME"))
+    log = details("%s_%s" % (name, step[1]) if step else name).log_files["user_logs/std_log.txt"]
+    lines = BlobClient.from_blob_url(log).download_blob().readall().decode().split("\n")
+    words = [line for line in lines if line.strip()][-1:]
+    return "Failed: exit code %s" % code[1], where + one_line("".join(words).replace(name, "NAME"))
+
+
+def details(run):
+    return client.jobs._runs_operations.get_run_details(run)
 
 
 def tell(file, made, outcome, why):
