@@ -226,8 +226,11 @@ impl Locator<'_> {
         let output = document::at(&stored.body, "properties.outputs").and_then(|o| document::get(o, name));
         let output = output.filter(|o| !o.is_null()).ok_or_else(missing)?;
         let kind = document::str_at(output, "jobOutputType").map(str::to_owned);
-        let target = output_uri(stored.id.name(), name, output);
-        Ok(Located { place: self.follow(&target, depth)?.place, kind })
+        let place = self.follow(&output_uri(stored.id.name(), name, output), depth)?.place;
+        // A file without a path of its own lies in its folder under the name of the output.
+        let own = document::str_at(output, "uri").is_some_and(|u| !u.is_empty());
+        let is_file = kind.as_deref().is_some_and(|k| k.eq_ignore_ascii_case("uri_file"));
+        Ok(Located { place: if is_file && !own { place.join(name) } else { place }, kind })
     }
 
     /// The container of a datastore.

@@ -3,7 +3,8 @@
 //! Where the outputs of a step will lie follows from its name, so all steps are read, and refused, when the pipeline is
 //! submitted, and a step that reads what another one writes names the place and waits for it. Built are steps of type
 //! `command` with a component of the workspace; azure-ai-ml makes an anonymous one of every command in a pipeline.
-//! Members of steps and components are spelled as in YAML (`instance_count`), those of jobs as in JSON.
+//! Not built: steps of other types, and expressions that are only a part of a text. Members of steps and components are
+//! spelled as in YAML (`instance_count`), those of jobs as in JSON.
 
 use std::collections::BTreeSet;
 

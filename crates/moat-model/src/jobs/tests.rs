@@ -5,6 +5,7 @@ use super::*;
 use crate::edition::Edition;
 use crate::types::microsoft_machinelearningservices::experiments;
 use crate::types::testing::{GROUP, World, cluster, cluster_id, ml_world, store};
+use moat_arm::document;
 use serde_json::json;
 
 fn id(tail: &str) -> String {
@@ -67,6 +68,9 @@ fn a_job_is_planned_whole() {
 fn outputs_of_jobs_are_inputs_of_others() {
     let mut world = world();
     world.put(&id("jobs/first"), job()).unwrap();
+    let mut single = job();
+    document::set(&mut single, "properties.outputs.single", json!({"jobOutputType": "uri_file"}));
+    world.put(&id("jobs/second"), single).unwrap();
     let locator = |world: &World, uri: &str| {
         let workspace = ResourceId::parse(&id("jobs/x")).unwrap().parent().unwrap();
         Locator { snapshot: &world.snapshot, workspace: &workspace }
@@ -80,6 +84,8 @@ fn outputs_of_jobs_are_inputs_of_others() {
         locator(&world, "azureml://jobs/first/outputs/artifacts/paths/outputs"),
         "ExperimentRun/dcid.first/outputs"
     );
+    assert_eq!(locator(&world, "azureml://jobs/second/outputs/single"), "azureml/second/single/single");
+    assert_eq!(locator(&world, "azureml://jobs/second/outputs/report"), "out/second/r.csv");
     assert_eq!(locator(&world, "azureml:d:1"), "LocalUpload/h/src");
     assert_eq!(locator(&world, "azureml:d@latest"), "LocalUpload/h/src");
     assert_eq!(locator(&world, "wasbs://c@moatstore1.blob.core.windows.net/x/y"), "x/y");

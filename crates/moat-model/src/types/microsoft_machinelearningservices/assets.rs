@@ -117,8 +117,17 @@ pub static CODE_VERSIONS: ResourceType =
 pub static COMPONENTS: ResourceType =
     ResourceType { name: "Microsoft.MachineLearningServices/workspaces/components", ..CONTAINER };
 /// Component versions.
-pub static COMPONENT_VERSIONS: ResourceType =
-    ResourceType { name: "Microsoft.MachineLearningServices/workspaces/components/versions", ..VERSION };
+pub static COMPONENT_VERSIONS: ResourceType = ResourceType {
+    name: "Microsoft.MachineLearningServices/workspaces/components/versions",
+    render: |_, id, body| {
+        // Clients read both from the specification only.
+        let name = id.parent().map(|container| container.name().to_owned()).unwrap_or_default();
+        document::set_default(body, "properties.componentSpec.name", json!(name));
+        document::set_default(body, "properties.componentSpec.version", json!(id.name()));
+        shape::render_system_data(body);
+    },
+    ..VERSION
+};
 /// Data containers.
 pub static DATA: ResourceType = ResourceType { name: "Microsoft.MachineLearningServices/workspaces/data", ..CONTAINER };
 /// Data versions.

@@ -63,6 +63,22 @@ fn what_a_version_names_does_not_change() {
 }
 
 #[test]
+fn a_component_says_its_name_and_version_and_does_not_change() {
+    let mut world = world();
+    let version = id("components/train/versions/3");
+    let spec = |command: &str| json!({"properties": {"componentSpec": {"type": "command", "command": command}}});
+    world.put(&version, spec("ls")).unwrap();
+    world.put(&version, spec("ls")).unwrap();
+    assert_eq!(world.put(&version, spec("rm")).unwrap_err().status, 409);
+    assert_eq!(world.put(&id("components/none/versions/1"), json!({"properties": {}})).unwrap_err().status, 400);
+    let parsed = ResourceId::parse(&version).unwrap();
+    let mut shown = world.get(&version);
+    world.with_ctx(|ctx| (COMPONENT_VERSIONS.render)(ctx, &parsed, &mut shown));
+    let shown = &shown["properties"]["componentSpec"];
+    assert_eq!((&shown["name"], &shown["version"]), (&json!("train"), &json!("3")));
+}
+
+#[test]
 fn an_upload_gets_a_prefix_of_its_own_and_nothing_more() {
     let mut world = world();
     let version = id("codes/c/versions/1");
