@@ -17,13 +17,15 @@ use crate::types::microsoft_machinelearningservices::datastores;
 
 /// Steps of one pipeline.
 const STEPS_MAX: usize = 100;
+/// Has names of people as its members.
+const SERVICES: &str = "services";
 /// Members that a component or a step sets and that mean the same in a command job; a step goes before its component.
 const CARRIED: [(&str, &str); 6] = [
     ("resources", "resources"),
     ("distribution", "distribution"),
     ("limits", "limits"),
     ("identity", "identity"),
-    ("services", "services"),
+    (SERVICES, SERVICES),
     ("queue_settings", "queueSettings"),
 ];
 
@@ -147,7 +149,7 @@ impl<'a> Pipeline<'a> {
         }
         for (theirs, ours) in CARRIED {
             if let Some(value) = document::at(node, theirs).or_else(|| document::at(component, theirs)) {
-                set(ours, in_json(value));
+                set(ours, if theirs == SERVICES { by_name(value) } else { in_json(value) });
             }
         }
         if let Some(kind) = document::at(component, "distribution.type") {
@@ -312,6 +314,12 @@ fn in_json(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(in_json).collect()),
         _ => value.clone(),
     }
+}
+
+/// The same, but the names of `value` itself stay as they are.
+fn by_name(value: &Value) -> Value {
+    let members = value.as_object().into_iter().flatten();
+    Value::Object(members.map(|(name, value)| (name.clone(), in_json(value))).collect())
 }
 
 fn camel(name: &str) -> String {

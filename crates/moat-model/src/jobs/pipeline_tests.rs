@@ -84,6 +84,7 @@ fn what_cannot_run_is_refused_with_its_step() {
         changed("jobs.a.type", json!("sweep")),
         changed("jobs.a.componentId", json!(id("components/none/versions/1"))),
         changed("jobs.a.resources", json!({"instance_count": 2})),
+        changed("jobs.a.services", json!({"my_ssh": {"job_service_type": "SSH"}})),
         changed("jobs.a.computeId", json!(id("computes/serverless"))),
         changed("jobs.a.inputs.text", bind("${{parent.inputs.none}}")),
         changed("jobs.a.inputs.text", bind("x ${{parent.inputs.text}}")),
