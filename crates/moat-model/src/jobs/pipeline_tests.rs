@@ -1,3 +1,4 @@
+//! Pipelines as azure-ai-ml sends them: which jobs their steps become, and what is refused.
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 use super::*;
