@@ -48,5 +48,5 @@ async fn put(blobs: &Blobs, key: Key, text: String) -> Result<(), BlobError> {
     let properties = Properties { content_type: Some("text/plain".to_owned()), ..Properties::default() };
     let new = NewBlob { properties, metadata: Vec::new() };
     let written = blobs.put(key, Kind::Block, content, new, |_| Ok::<_, Infallible>(())).await?;
-    written.map(drop).or_else(|never| match never {})
+    written.map(drop).map_err(|never| match never {})
 }

@@ -30,13 +30,7 @@ struct Collection {
 
 const COLLECTIONS: [Collection; 5] = [
     Collection { name: "codes", required: "codeUri", fixed: &["codeUri"], defaults: &[], maps: &[] },
-    Collection {
-        name: "components",
-        required: "componentSpec",
-        fixed: &["componentSpec"],
-        defaults: &[],
-        maps: &[],
-    },
+    Collection { name: "components", required: "componentSpec", fixed: &["componentSpec"], defaults: &[], maps: &[] },
     Collection {
         name: "data",
         required: "dataUri",
