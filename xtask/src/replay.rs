@@ -3,9 +3,11 @@
 //!
 //! `read` finds and reads recordings; `prerequisites` makes what they take for granted; `play` sends
 //! their requests to a server of `moat`, in the words of `translate`; `score` compares; `report`
-//! counts. Only `score` and `translate::learn` see what was answered then.
+//! counts. Of what was answered then `prerequisites` sees the status, to know what lay there before, `blanks` the names
+//! that were blanked out of requests, `score` and `translate::learn` everything, after the server has answered.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod blanks;
 mod kind;
 mod moat;
 mod play;

@@ -8,6 +8,8 @@
 //! Not here: what-if, `Complete` mode, templates behind a URI (a version of a template spec is a document here). They are
 //! refused by name.
 
+mod on_error;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -19,6 +21,7 @@ use moat_model::ResourceType;
 use moat_model::types::microsoft_resources::template_specs;
 use serde_json::{Map, Value, json};
 
+use self::on_error::OnError;
 use crate::catalogue::DEPLOYMENTS;
 use crate::decide::{decide_in, method_not_allowed};
 use crate::operation::{self, Follows, Operation};
@@ -113,10 +116,11 @@ struct Asked {
     mode: String,
     /// The version of a template spec that the template was taken from.
     link: Option<ResourceId>,
+    on_error: Option<OnError>,
 }
 
 /// Reads the body the way Azure does: not strictly JSON (PROTOCOL 0.1).
-fn read(w: &World<'_>) -> Result<Asked, ApiError> {
+fn read(w: &World<'_>, id: &ResourceId) -> Result<Asked, ApiError> {
     let text = w.request.body.as_deref().unwrap_or_default();
     let (node, problems) = syntax::parse(text);
     if let Some(first) = problems.first() {
@@ -169,7 +173,8 @@ fn read(w: &World<'_>) -> Result<Asked, ApiError> {
     }
     let parameters =
         properties.get("parameters").cloned().unwrap_or_else(|| Node::from_json(&json!({}), Span::default()));
-    Ok(Asked { template: template.clone(), parameters, mode, link })
+    let on_error = OnError::read(w, id, properties)?;
+    Ok(Asked { template: template.clone(), parameters, mode, link, on_error })
 }
 
 /// The version of a template spec that a link names, and its template.
@@ -194,9 +199,12 @@ fn create(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) -> Result
     put::lives_somewhere(w, kind, id)?;
     let before = w.snapshot.get(id);
     preconditions::check(w, before.map(|b| render::etag(&b.id.with_type_spelling(kind.name), b.seq)).as_deref())?;
-    let asked = read(w)?;
+    let asked = read(w, id)?;
     let mut run = Run::new(w);
     run.deployment(id, &asked, &target_scope(id), 0)?;
+    if let Some(on_error) = asked.on_error.as_ref().filter(|_| run.failure.is_some()) {
+        on_error.run(&mut run, id);
+    }
     let mut batch = run.batch;
     batch.audit.operation = format!("{DEPLOYMENTS}/write");
     let location = operation::location(w, id, &Value::Null);
@@ -228,7 +236,7 @@ fn create(w: &World<'_>, kind: &'static ResourceType, id: &ResourceId) -> Result
 fn validate(w: &World<'_>, id: &ResourceId) -> Result<Decision, ApiError> {
     access::require(w, &format!("{DEPLOYMENTS}/validate/action"), Some(id))?;
     w.group_of(id)?;
-    let asked = read(w)?;
+    let asked = read(w, id)?;
     let mut run = Run::new(w);
     run.deployment(id, &asked, &target_scope(id), 0)?;
     let mut world = w.snapshot.clone();
@@ -454,7 +462,8 @@ impl<'a> Run<'a> {
         };
         let empty = Node::from_json(&json!({}), Span::default());
         let parameters = properties.and_then(|p| p.get("parameters")).cloned().unwrap_or(empty);
-        let asked = Asked { template: template.clone(), parameters, mode: "Incremental".to_owned(), link: None };
+        let mode = "Incremental".to_owned();
+        let asked = Asked { template: template.clone(), parameters, mode, link: None, on_error: None };
         let own = target_scope(&resource.id);
         let scope = match body.get("resourceGroup").and_then(Node::as_str) {
             Some(group) => ResourceId::resource_group_scope(&self.w.ctx.subscription, group),
@@ -583,6 +592,9 @@ impl<'a> Run<'a> {
                 "contentVersion": document::at(&template, "contentVersion").cloned().unwrap_or_else(|| json!("1.0.0.0")),
             });
         }
+        if let Some(on_error) = &asked.on_error {
+            properties["onErrorDeployment"] = on_error.shown();
+        }
         if let Some(error) = &progress.failure {
             properties["error"] = error.to_body()["error"].clone();
         }
@@ -624,10 +636,32 @@ fn invalid_template(failure: &Failure, text: &str, depth: usize) -> ApiError {
     } else {
         String::new()
     };
-    ApiError::bad_request(
+    let mut error = ApiError::bad_request(
         "InvalidTemplate",
         format!("Deployment template validation failed: '{}{place}'.", failure.message),
-    )
+    );
+    if depth == 0 {
+        let (line, position) = failure.span.line_column(text);
+        let path = path_of(&syntax::parse(text).0, failure.span);
+        let info = json!({ "lineNumber": line, "linePosition": position, "path": path });
+        error.additional_info = [json!({ "type": "TemplateViolation", "info": info })].into();
+    }
+    error
+}
+
+/// The way to the innermost member or element that holds a place of the request, as `properties.template.resources[0]`.
+fn path_of(node: &Node, place: Span) -> String {
+    let holds = |span: Span| span.start <= place.start && place.start < span.end;
+    let member = node.members().iter().find(|m| holds(m.name_span.to(m.value.span)));
+    if let Some(member) = member {
+        let rest = path_of(&member.value, place);
+        let dot = if rest.is_empty() || rest.starts_with('[') { "" } else { "." };
+        return format!("{}{dot}{rest}", member.name);
+    }
+    let Some(at) = node.elements().iter().position(|e| holds(e.span)) else { return String::new() };
+    let rest = node.elements().get(at).map(|e| path_of(e, place)).unwrap_or_default();
+    let dot = if rest.is_empty() || rest.starts_with('[') { "" } else { "." };
+    format!("[{at}]{dot}{rest}")
 }
 
 /// The outer envelope of a failed step: the real error is an escaped document in `details`

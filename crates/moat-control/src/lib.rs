@@ -21,6 +21,7 @@ mod groups;
 mod locations;
 mod operation;
 mod path;
+mod providers;
 mod render;
 mod scopes;
 mod tags;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::decide::method_not_allowed;
 use crate::request::{Decision, Method};
 use crate::world::World;
-use crate::{access, body, locations, tags};
+use crate::{access, body, locations, providers, tags};
 
 /// An environment has one subscription; others do not exist.
 pub(crate) fn in_subscription(w: &World<'_>, subscription: Option<&str>) -> Result<(), ApiError> {
@@ -121,20 +121,26 @@ fn describe_provider(w: &World<'_>, namespace: &str) -> Value {
             if versions.is_empty() {
                 versions.push("2024-11-01");
             }
-            json!({
+            let mut entry = json!({
                 "resourceType": name, "locations": regions, "apiVersions": versions,
                 "defaultApiVersion": versions[0], "zoneMappings": [],
                 "capabilities": "CrossResourceGroupResourceMove, CrossSubscriptionResourceMove, SupportsTags, SupportsLocation",
-            })
+            });
+            providers::describe(&format!("{namespace}/{name}"), &mut entry);
+            entry
         })
         .collect();
-    json!({
+    let mut provider = json!({
         "id": format!("/subscriptions/{}/providers/{namespace}", w.ctx.subscription),
         "namespace": namespace,
         "registrationPolicy": "RegistrationRequired",
         "registrationState": "Registered",
         "resourceTypes": kinds,
-    })
+    });
+    if let Some(authorizations) = providers::authorizations(namespace) {
+        provider["authorizations"] = authorizations;
+    }
+    provider
 }
 
 /// `POST {scope}/providers/{namespace}/{action}`: the one that clients call is

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use serde_json::Value;
 
+use super::blanks;
 use super::kind::{self, Kind};
 use super::moat::{Mould, Said};
 use super::prerequisites::{self, Bodies, Maker, Rule};
@@ -36,13 +37,13 @@ pub(crate) struct Played {
 
 /// Plays `recording`.
 pub(crate) async fn play(recording: &Recording, mould: &Mould, bodies: &Bodies) -> Result<Played> {
-    let recording = &translate::with_workspace(recording);
+    let recording = &blanks::named(&translate::with_workspace(recording));
     let mut moat = mould.cast().await?;
     let mut translator = Translator::new(moat.subscription(), moat.tenant());
     let example = recording.origin == Origin::Example;
     let mut maker = Maker::new(&mut moat, &translator, bodies, recording);
-    for (rule, id) in prerequisites::of(recording) {
-        maker.ensure(rule, &id).await?;
+    for need in prerequisites::of(recording) {
+        maker.ensure(&need).await?;
     }
     let Maker { mut made, mut unmade, .. } = maker;
     let own = own_ids(recording, &translator);

@@ -1,16 +1,19 @@
 //! What a recording takes for granted: groups, parents, documents that it names and never makes.
 //!
-//! Read from its requests only, by rules that are each counted in the report:
+//! Read from its requests, by rules that are each counted in the report:
 //! * **group**: a resource group that is used and not made before;
 //! * **parent**: an ancestor of what is addressed;
 //! * **target**: what is read and never put, or changed or deleted before it is put;
+//! * **version**: a version of an asset that a PUT changes (`200`, where `201` makes one) before the recording has made
+//!   it: it is sent once before, as the client had uploaded it on another day;
 //! * **element**: for an example of a list, something that the list holds;
 //! * **reference**: what a body names by id, or a template by what it computes: the server is asked to validate it and
 //!   says what is missing;
 //! * **use**: what uses a target or element of an example (a NIC in a subnet, with an address, ...).
 //!
 //! What the recording itself has made by then, in a parent's body or by a template for the same group that names the
-//! type, is not needed.
+//! type, is not needed. Of what was answered in a session one thing counts, the status, and only to tell what lay there
+//! before: what was not found is not made for that request, and what a client found before it put anything was there.
 //!
 //! An example has no history, and a specification's examples read things that are in use and have
 //! every member a client may set. So what an example reads, lists or changes is made *furnished*
@@ -29,7 +32,7 @@ use moat_arm::ResourceId;
 use serde_json::Value;
 
 use super::kind;
-use super::recording::{Origin, Recording, Request};
+use super::recording::{Exchange, Origin, Recording, Request};
 use super::translate;
 
 pub(crate) use self::bodies::Bodies;
@@ -45,6 +48,7 @@ pub(crate) enum Rule {
     Group,
     Parent,
     Target,
+    Version,
     Element,
     Reference,
     Use,
@@ -56,6 +60,7 @@ impl Rule {
             Rule::Group => "group",
             Rule::Parent => "parent",
             Rule::Target => "target",
+            Rule::Version => "version",
             Rule::Element => "element",
             Rule::Reference => "reference",
             Rule::Use => "use",
@@ -63,24 +68,39 @@ impl Rule {
     }
 }
 
+/// Something that has to be there.
+#[derive(Debug)]
+pub(crate) struct Need {
+    rule: Rule,
+    id: ResourceId,
+    /// The body that it was sent with, if that is known.
+    body: Option<Value>,
+}
+
 /// What is needed, in the words of the recording, in order.
-pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
-    let requests: Vec<&Request> = recording.exchanges.iter().map(|e| &e.request).filter(|r| r.host == ARM).collect();
+pub(crate) fn of(recording: &Recording) -> Vec<Need> {
+    let exchanges: Vec<&Exchange> = recording.exchanges.iter().filter(|e| e.request.host == ARM).collect();
+    let requests: Vec<&Request> = exchanges.iter().map(|e| &e.request).collect();
     let made = Made::of(&requests);
+    let example = recording.origin == Origin::Example;
     let mut needs = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut need = |rule, id: ResourceId| {
+    let mut need = |rule, id: ResourceId, body| {
         if seen.insert(id.key().to_owned()) {
-            needs.push((rule, id));
+            needs.push(Need { rule, id, body });
         }
     };
-    for (at, request) in requests.iter().enumerate() {
+    for (at, Exchange { request, expected }) in exchanges.iter().enumerate() {
         let path = request.path();
+        // An example may tell several answers, and its author no story.
+        let status = expected.answers.keys().next().copied().filter(|_| !example);
+        let missing = status == Some(404);
         let own = kind::resource(path);
         if let Some(group) = group_of(path).filter(|g| !made.before(g, at)) {
-            need(Rule::Group, group);
+            need(Rule::Group, group, None);
         }
-        if let Some(id) = own.clone() {
+        let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+        if let Some(id) = own.clone().filter(|_| !missing) {
             let mut above = id.parent();
             let mut parents = Vec::new();
             while let Some(parent) = above.filter(|p| p.namespace().is_some()) {
@@ -89,27 +109,33 @@ pub(crate) fn of(recording: &Recording) -> Vec<(Rule, ResourceId)> {
             }
             // A client may look whether something is there before it makes it.
             let reads = matches!(request.method.as_str(), "GET" | "HEAD") || asks_before(path);
-            let is_made = |id: &ResourceId| if reads { made.anywhere(id) } else { made.earlier(id, at) };
+            let found = status == Some(200) && !asks_before(path);
+            let is_made = |id: &ResourceId| if reads && !found { made.anywhere(id) } else { made.earlier(id, at) };
             for parent in parents.into_iter().rev().filter(|p| !is_made(p)) {
-                need(Rule::Parent, parent);
+                need(Rule::Parent, parent, None);
             }
             if request.method != "PUT" && !is_made(&id) {
-                need(Rule::Target, id);
+                need(Rule::Target, id, None);
+            } else if request.method == "PUT"
+                && status == Some(200)
+                && id.resource_type().to_lowercase().ends_with("/versions")
+                && made.first.get(id.key()) == Some(&at)
+            {
+                need(Rule::Version, id, Some(body.clone()));
             }
         }
-        if recording.origin == Origin::Example && request.method == "GET" {
+        if example && request.method == "GET" {
             for element in elements(path) {
-                need(Rule::Element, element);
+                need(Rule::Element, element, None);
             }
         }
-        let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
         let near = own.clone().or_else(|| group_of(path));
         for id in near.iter().flat_map(|near| references(near, &body)) {
             if let Some(group) = group_of(id.as_str()).filter(|g| !made.before(g, at)) {
-                need(Rule::Group, group);
+                need(Rule::Group, group, None);
             }
             if !made.earlier(&id, at) {
-                need(Rule::Reference, id);
+                need(Rule::Reference, id, None);
             }
         }
     }
@@ -163,7 +189,7 @@ impl Made {
         let versions = format!("{kind}/versions");
         if moat_control::types().any(|t| t.on_demand && t.name.eq_ignore_ascii_case(&versions)) {
             let below = format!("{}/versions/", id.key());
-            if self.first.keys().any(|made| made.starts_with(&below)) {
+            if self.first.iter().any(|(made, first)| made.starts_with(&below) && *first <= at) {
                 return true;
             }
         }

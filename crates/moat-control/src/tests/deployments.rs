@@ -157,6 +157,41 @@ fn a_failure_keeps_what_succeeded_and_wraps_the_reason() {
 }
 
 #[test]
+fn another_deployment_runs_again_when_one_fails() {
+    const PATH: &str = "{g}/providers/Microsoft.Resources/deployments";
+    let mut w = World::with_group();
+    deploy(&mut w, "good", &json!({"resources": [serde_json::from_str::<Value>(NSG).unwrap()]}));
+    w.delete("{n}/networkSecurityGroups/a");
+    let bad = json!({"resources": [{"type": "Microsoft.Network/virtualNetworks/subnets", "apiVersion": "2022-01-01",
+        "name": "nope/s", "properties": {"addressPrefix": "10.0.0.0/24"}}]});
+    let body = |on_error: Value| {
+        json!({"properties": {"mode": "Incremental", "template": bad, "onErrorDeployment": on_error}}).to_string()
+    };
+    let unknown = body(json!({"type": "SpecificDeployment", "deploymentName": "nope"}));
+    assert_eq!(
+        said(&w.put(&format!("{PATH}/d"), &unknown)),
+        "400 InvalidOnErrorDeployment: There is no deployment 'nope' that succeeded and could run again on an error. [properties.onErrorDeployment]"
+    );
+    assert_eq!(w.put(&format!("{PATH}/d"), &body(json!({"type": "LastSuccessful"}))).status, 201);
+    let done = w.get(&format!("{PATH}/d")).body.unwrap();
+    assert_eq!(done["properties"]["provisioningState"], "Failed");
+    assert_eq!(
+        done["properties"]["onErrorDeployment"],
+        json!({"type": "LastSuccessful", "deploymentName": "good", "provisioningState": "Succeeded"})
+    );
+    check(&mut w, "GET {n}/networkSecurityGroups/a", None, "200");
+}
+
+#[test]
+fn a_refused_template_says_where() {
+    let mut w = World::with_group();
+    let body = "{properties: {template: {resources: [{type: 'a/b', name: 'c', apiVersion: '1'}, {\n  type: '[wat()]'}]}}}";
+    let d = w.put("{g}/providers/Microsoft.Resources/deployments/d", body);
+    let info = json!({"lineNumber": 2, "linePosition": 9, "path": "properties.template.resources[1].type"});
+    assert_eq!(d.body.unwrap()["error"]["additionalInfo"], json!([{"type": "TemplateViolation", "info": info}]));
+}
+
+#[test]
 fn templates_are_refused_before_anything_is_created() {
     let mut w = World::with_group();
     let mut refuse = |template: Value, expected: &str| {

@@ -123,6 +123,11 @@ fn providers_list_what_is_built() {
     let kinds: Vec<&str> =
         network["resourceTypes"].as_array().unwrap().iter().map(|t| t["resourceType"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"virtualNetworks/subnets"), "{kinds:?}");
+    let address = &network["resourceTypes"][kinds.iter().position(|k| *k == "publicIPAddresses").unwrap()];
+    assert_eq!(address["apiProfiles"][0]["apiVersion"], "2015-06-15");
+    assert_eq!(address["zoneMappings"][0]["zones"].as_array().unwrap().len(), 3);
+    assert_eq!(network["authorizations"][0]["applicationId"], "b4ca0290-4e73-4e31-ade0-c82ecfaabf6a");
+    assert_eq!(w.get("{s}/providers/Microsoft.KeyVault").body.unwrap().get("authorizations"), None);
     check(&mut w, "POST {s}/providers/Microsoft.Network/register", Some("{}"), "200");
     check(
         &mut w,

@@ -12,7 +12,7 @@ use super::super::translate::Translator;
 use super::bodies::Bodies;
 use super::hints::Hints;
 use super::plain::{self, Wish};
-use super::{ARM, Made, Rule, furnished, known, references};
+use super::{ARM, Made, Need, Rule, furnished, known, references};
 
 const API_VERSION: &str = "2024-05-01";
 /// A document may need others, which need others.
@@ -66,10 +66,15 @@ impl<'a> Maker<'a> {
         Self { moat, translator, bodies, recording, location, made, unmade, tags, hints, turn: 0 }
     }
 
-    /// Makes `id` (of the recording) if it is of a type that Moat has and is not there.
-    pub(crate) async fn ensure(&mut self, rule: Rule, id: &ResourceId) -> Result<()> {
-        let Ok(id) = ResourceId::parse(&self.translator.text(id.as_str())) else { return Ok(()) };
-        self.ensure_here(rule, id, DEPTH_MAX).await
+    /// Makes what is needed (in the recording's words) if it is of a type that Moat has and is not there.
+    pub(crate) async fn ensure(&mut self, need: &Need) -> Result<()> {
+        let Ok(id) = ResourceId::parse(&self.translator.text(need.id.as_str())) else { return Ok(()) };
+        let Some(body) = &need.body else { return self.ensure_here(need.rule, id, DEPTH_MAX).await };
+        let request = request("PUT", id.as_str(), self.translator.value(body).to_string());
+        if self.moat.send(&request).await?.status < 300 {
+            *self.made.entry((need.rule, id.resource_type())).or_default() += 1;
+        }
+        Ok(())
     }
 
     /// Makes what the template of a request (in the server's words) refers to and the recording does not make.

@@ -1,6 +1,6 @@
 //! `Microsoft.KeyVault/vaults`: kept and checked. No secret service stands behind them yet.
 
-use moat_arm::{ApiError, document};
+use moat_arm::{ApiError, ResourceId, document};
 use serde_json::{Value, json};
 
 use crate::resource_type::{Completion, Refusal, ResourceType, TypeCtx, Write};
@@ -29,6 +29,11 @@ pub static TYPE: ResourceType = ResourceType {
     render: |ctx, id, body| {
         shape::render_system_data(body);
         private_endpoints::render_connections(ctx, id, body);
+        shape::each(body, "properties.privateEndpointConnections", |connection| {
+            let endpoint = document::str_at(connection, "properties.privateEndpoint.id").map(ResourceId::parse);
+            let version = endpoint.and_then(Result::ok).and_then(|e| ctx.snapshot.get(&e)).map_or(0, |e| e.seq);
+            document::set(connection, "etag", json!(format!("{version:016X}")));
+        });
     },
     ..ResourceType::BLANK
 };

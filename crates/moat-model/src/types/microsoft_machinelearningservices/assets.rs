@@ -204,7 +204,8 @@ fn immutable(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         let path = format!("properties.{member}");
         let (old, new) = (document::at(before, &path), document::at(&write.body, &path));
         let default = || collection.defaults.iter().find(|(m, _)| m == member).map(|(_, v)| json!(v));
-        if new.is_some() && new != old && new.cloned() != old.cloned().or_else(default) {
+        let same = matches!((old, new), (Some(Value::String(old)), Some(Value::String(new))) if same_path(old, new));
+        if new.is_some() && new != old && !same && new.cloned() != old.cloned().or_else(default) {
             let uri = member.ends_with("Uri");
             // The first text is what azure-ai-ml compares with; of the other the wording was not observed.
             let text = if uri {
@@ -219,6 +220,16 @@ fn immutable(_: &TypeCtx<'_>, write: &Write<'_>) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Whether two texts are one path in a datastore: what is in front of its name, ids of a workspace in some spelling, is
+/// compared without case.
+fn same_path(a: &str, b: &str) -> bool {
+    const DATASTORES: &str = "/datastores/";
+    match (a.split_once(DATASTORES), b.split_once(DATASTORES)) {
+        (Some((a, path)), Some((b, other))) => a.starts_with("azureml:") && a.eq_ignore_ascii_case(b) && path == other,
+        _ => a == b,
+    }
 }
 
 fn defaults(body: &mut Value) {

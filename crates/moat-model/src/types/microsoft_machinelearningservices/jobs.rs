@@ -324,6 +324,11 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     for member in ["inputs", "outputs", "tags", "environmentVariables", "services"] {
         document::set_default(body, &format!("properties.{member}"), json!({}));
     }
+    for (_, input) in body.pointer_mut("/properties/inputs").and_then(Value::as_object_mut).into_iter().flatten() {
+        if matches!(document::str_at(input, "jobInputType"), Some("uri_file" | "uri_folder")) {
+            document::set_default(input, "mode", json!("ReadOnlyMount"));
+        }
+    }
     if document::str_at(body, "properties.jobType").is_some_and(|t| t.eq_ignore_ascii_case("Command")) {
         for (member, default) in RESOURCES {
             document::set_default(body, &format!("properties.resources.{member}"), json!(default));
@@ -343,7 +348,14 @@ fn render(ctx: &TypeCtx<'_>, id: &ResourceId, body: &mut Value) {
     document::set(body, "properties.properties", Value::Object(own));
     if let Some(workspace) = workspace {
         let tracking = jobs::tracking_uri(&region, &workspace);
-        let studio = format!("https://ml.azure.com/runs/{}?wsid={workspace}", id.name());
+        // The portal's own form of the workspace's id.
+        let studio = format!(
+            "https://ml.azure.com/runs/{}?wsid=/subscriptions/{}/resourcegroups/{}/workspaces/{}",
+            id.name(),
+            workspace.subscription().unwrap_or_default(),
+            workspace.resource_group().unwrap_or_default(),
+            workspace.name(),
+        );
         for (name, endpoint) in [("Tracking", tracking), ("Studio", studio)] {
             let service = json!({
                 "jobServiceType": name, "endpoint": endpoint, "port": null, "status": null, "errorMessage": null,

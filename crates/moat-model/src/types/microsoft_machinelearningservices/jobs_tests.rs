@@ -74,7 +74,7 @@ fn a_job_has_all_that_clients_read() {
       },
       "Studio": {
         "jobServiceType": "Studio",
-        "endpoint": "https://ml.azure.com/runs/two?wsid=/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/moatws",
+        "endpoint": "https://ml.azure.com/runs/two?wsid=/subscriptions/s/resourcegroups/g/workspaces/moatws",
         "port": null,
         "status": null,
         "errorMessage": null,

@@ -166,7 +166,14 @@ fn complete(ctx: &TypeCtx<'_>, write: &mut Write<'_>) -> Result<(), ApiError> {
         }
     }
     let edition = ctx.edition;
-    shape::each(&mut write.body, "properties.subnets", |s| subnets::complete(edition, s));
+    let at_edge = document::at(&write.body, "extendedLocation").is_some_and(Value::is_object);
+    shape::each(&mut write.body, "properties.subnets", |s| {
+        subnets::complete(edition, s);
+        if at_edge {
+            // Edge zones have no way out by default.
+            document::set_default(s, "properties.defaultOutboundAccess", json!(false));
+        }
+    });
     peerings::complete(ctx, write);
     Ok(())
 }

@@ -36,7 +36,16 @@ pub static TYPE: ResourceType = ResourceType {
         Refusal { id: "storage-account-network-rules", requirements: &[], check: network_rules },
     ],
     complete,
-    render: private_endpoints::render_connections,
+    render: |ctx, id, body| {
+        private_endpoints::render_connections(ctx, id, body);
+        // Storage has a name of its own for it.
+        shape::each(body, "properties.privateEndpointConnections", |connection| {
+            let state = "properties.privateLinkServiceConnectionState";
+            let asks = document::at(connection, &format!("{state}.actionsRequired")).cloned();
+            document::remove(connection, &format!("{state}.actionsRequired"));
+            document::set(connection, &format!("{state}.actionRequired"), json!(asks));
+        });
+    },
     on_write: |ctx, write, batch| {
         let service = blob_services::id(write.id);
         if ctx.snapshot.get(&service).is_none() {
