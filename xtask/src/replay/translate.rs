@@ -32,7 +32,7 @@ pub(crate) struct Translator {
 
 const WORKSPACE: &str = "Microsoft.MachineLearningServices/workspaces";
 /// What azure-cli's tests write in place of the name of a deployment.
-const MOCK_DEPLOYMENT: &str = "mock-deployment";
+pub(crate) const MOCK_DEPLOYMENT: &str = "mock-deployment";
 /// Shortest name of zeros that counts as blanked out.
 const BLANK_MIN: usize = 5;
 /// Stands for an API version that was blanked out.
