@@ -25,7 +25,11 @@ static NETWORK: &[Authorization] = &[
     Authorization("19947cfd-0303-466c-ac3c-fcc19a7a1570", "d813ab6c-bfb7-413e-9462-005b21f0ce09", ""),
     Authorization("341b7f3d-69b3-47f9-9ce7-5b7f4945fdbd", "8141843c-c51c-4c1e-a5bf-0d351594b86c", ""),
     Authorization("328fd23b-de6e-462c-9433-e207470a5727", "79e29e06-4056-41e5-a6b2-959f1f47747e", ""),
-    Authorization("6d057c82-a784-47ae-8d12-ca7b38cf06b4", "c27dd31e-c1e5-4ab0-93e1-a12ba34f182e", "82e8942a-bcb6-444a-b1c4-31a3ea463a7d"),
+    Authorization(
+        "6d057c82-a784-47ae-8d12-ca7b38cf06b4",
+        "c27dd31e-c1e5-4ab0-93e1-a12ba34f182e",
+        "82e8942a-bcb6-444a-b1c4-31a3ea463a7d",
+    ),
     Authorization("79d7fb34-4bef-4417-8184-ff713af7a679", "1c1f11ef-abfa-4abe-a02b-226771d07fc7", ""),
     Authorization("6e02f8e9-db9b-4eb5-aa5a-7c8968375f68", "787424c7-f9d2-416b-a939-4d59deb2d259", ""),
     Authorization("60b2e7d5-a27f-426d-a6b1-acced0846fdf", "0edb7c43-ed90-4da9-9ca2-e9a5d1521b00", ""),

@@ -112,11 +112,8 @@ mod tests {
         ];
         let (name, origin) = ("r".to_owned(), Origin::Cassette);
         let recording = named(&Recording { name, origin, exchanges, repeated_polls: 0 });
-        let parts: Vec<&str> = recording
-            .exchanges
-            .iter()
-            .map(|e| e.request.path().strip_prefix(WORKSPACE).unwrap())
-            .collect();
+        let parts: Vec<&str> =
+            recording.exchanges.iter().map(|e| e.request.path().strip_prefix(WORKSPACE).unwrap()).collect();
         let expected =
             ["/codes/first/versions", "/codes/first/versions/1", "/codes/second/versions/1", "/datas/00000/versions/1"];
         assert_eq!(parts, expected);

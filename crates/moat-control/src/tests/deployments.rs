@@ -185,7 +185,8 @@ fn another_deployment_runs_again_when_one_fails() {
 #[test]
 fn a_refused_template_says_where() {
     let mut w = World::with_group();
-    let body = "{properties: {template: {resources: [{type: 'a/b', name: 'c', apiVersion: '1'}, {\n  type: '[wat()]'}]}}}";
+    let body =
+        "{properties: {template: {resources: [{type: 'a/b', name: 'c', apiVersion: '1'}, {\n  type: '[wat()]'}]}}}";
     let d = w.put("{g}/providers/Microsoft.Resources/deployments/d", body);
     let info = json!({"lineNumber": 2, "linePosition": 9, "path": "properties.template.resources[1].type"});
     assert_eq!(d.body.unwrap()["error"]["additionalInfo"], json!([{"type": "TemplateViolation", "info": info}]));
