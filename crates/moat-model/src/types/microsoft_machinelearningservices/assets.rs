@@ -118,6 +118,7 @@ pub static COMPONENT_VERSIONS: ResourceType = ResourceType {
         let name = id.parent().map(|container| container.name().to_owned()).unwrap_or_default();
         document::set_default(body, "properties.componentSpec.name", json!(name));
         document::set_default(body, "properties.componentSpec.version", json!(id.name()));
+        render_specification(body);
         shape::render_system_data(body);
     },
     ..VERSION
@@ -229,6 +230,24 @@ fn same_path(a: &str, b: &str) -> bool {
     match (a.split_once(DATASTORES), b.split_once(DATASTORES)) {
         (Some((a, path)), Some((b, other))) => a.starts_with("azureml:") && a.eq_ignore_ascii_case(b) && path == other,
         _ => a == b,
+    }
+}
+
+/// The service tells the specification of a component with every scalar as a text, and what a command leaves out.
+fn render_specification(body: &mut Value) {
+    const SCHEMA: &str = "https://componentsdk.azureedge.net/jsonschema/CommandComponent.json";
+    let Some(spec) = body.pointer_mut("/properties/componentSpec").filter(|s| s.is_object()) else { return };
+    let as_text = |of: &mut Value, member: &str, default: &str| match document::bool_at(of, member) {
+        Some(on) => document::set(of, member, json!(if on { "True" } else { "False" })),
+        None => document::set_default(of, member, json!(default)),
+    };
+    as_text(spec, "is_deterministic", "True");
+    for (_, input) in spec.get_mut("inputs").and_then(Value::as_object_mut).into_iter().flatten() {
+        as_text(input, "optional", "False");
+    }
+    if document::str_at(spec, "type").is_some_and(|t| t.eq_ignore_ascii_case("command")) {
+        document::set_default(spec, "resources", json!({"instance_count": "1"}));
+        document::set_default(spec, "$schema", json!(SCHEMA));
     }
 }
 

@@ -76,6 +76,15 @@ fn a_component_says_its_name_and_version_and_does_not_change() {
     world.with_ctx(|ctx| (COMPONENT_VERSIONS.render)(ctx, &parsed, &mut shown));
     let shown = &shown["properties"]["componentSpec"];
     assert_eq!((&shown["name"], &shown["version"]), (&json!("train"), &json!("3")));
+    assert_eq!(shown["resources"], json!({"instance_count": "1"}));
+    let mut sent =
+        json!({"properties": {"componentSpec": {"is_deterministic": false, "inputs": {"a": {"type": "x"}}}}});
+    render_specification(&mut sent);
+    let expected = json!({"is_deterministic": "False", "inputs": {"a": {"type": "x", "optional": "False"}}});
+    assert_eq!(sent["properties"]["componentSpec"], expected);
+}
+
+#[test]
 fn the_spelling_of_ids_in_front_of_a_datastore_is_no_other_path() {
     const PATH: &str = "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/store/paths/m.pkl";
     assert!(same_path(PATH, &PATH.replace("resourcegroups", "resourceGroups")));
