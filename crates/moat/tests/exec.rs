@@ -221,8 +221,9 @@ fn what_a_program_leaves_running_ends_with_it() {
         let running = || {
             all_processes().into_iter().any(|pid| {
                 lives(pid)
+                    // The program, and not `moat exec`, whose last argument is the same.
                     && std::fs::read(format!("/proc/{pid}/cmdline"))
-                        .is_ok_and(|c| c.ends_with(format!("{mark}\0").as_bytes()))
+                        .is_ok_and(|c| c == format!("sleep\0{mark}\0").into_bytes())
             })
         };
         user.exec(&format!("setsid sleep {mark} & exit 0")).succeeded();
