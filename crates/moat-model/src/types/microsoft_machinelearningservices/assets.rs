@@ -235,7 +235,9 @@ fn same_path(a: &str, b: &str) -> bool {
 
 /// The service tells the specification of a component with every scalar as a text, and what a command leaves out.
 fn render_specification(body: &mut Value) {
-    const SCHEMA: &str = "https://componentsdk.azureedge.net/jsonschema/CommandComponent.json";
+    // AZURE: recordings show an address of a private feature, which today's azure-ai-ml refuses; what the service says
+    // today was not observed. This is the one that people write.
+    const SCHEMA: &str = "https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json";
     let Some(spec) = body.pointer_mut("/properties/componentSpec").filter(|s| s.is_object()) else { return };
     let as_text = |of: &mut Value, member: &str, default: &str| match document::bool_at(of, member) {
         Some(on) => document::set(of, member, json!(if on { "True" } else { "False" })),
