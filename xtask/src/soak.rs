@@ -112,15 +112,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let status = runtime.block_on(cancel(&api, name))?;
             history.insert(name, Done { cancelled: status < 300 });
         }
+        let mut later = Vec::new();
         while events.last().is_some_and(|(at, _)| ended >= *at) {
             match events.pop() {
                 Some(event @ (_, Event::KillAgent)) => {
-                    if !world.kill_an_agent(|n| random.below(n as u64) as usize)? {
+                    if world.kill_an_agent(|n| random.below(n as u64) as usize)? {
+                        agents_killed += 1;
+                    } else {
                         // No node is up just now: its turn comes at the next look.
-                        events.push(event);
-                        break;
+                        later.push(event);
                     }
-                    agents_killed += 1;
                 }
                 Some((_, Event::KillWorld)) => {
                     world.kill(Victim::by_turns(worlds_killed))?;
@@ -133,6 +134,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 None => {}
             }
         }
+        events.append(&mut later);
         std::thread::sleep(LOOK_EVERY);
     }
     let (tally, lost) = runtime.block_on(judge(&api, &world.control_path(), &names, &history))?;
