@@ -4,5 +4,6 @@ pub mod arm;
 pub mod auth;
 pub mod listener;
 pub mod nodes;
+pub(crate) mod pieces;
 pub mod reply;
 pub mod request;

@@ -1,14 +1,14 @@
 //! What is sent back.
 
 use std::borrow::Cow;
-use std::io;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
 use moat_arm::ApiError;
 use serde_json::Value;
+
+use super::pieces::Pieces;
 
 /// An answer, before it becomes HTTP.
 #[derive(Debug)]
@@ -24,11 +24,11 @@ enum Body {
     None,
     Json(Value),
     Bytes(&'static str, Vec<u8>),
-    Stream(Channel<Bytes, io::Error>),
+    Stream(Pieces),
 }
 
 /// The body of a response: whole, or in pieces as they are read.
-pub(crate) type HttpBody = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
+pub(crate) type HttpBody = Either<Full<Bytes>, Pieces>;
 
 impl Reply {
     /// No body.
@@ -47,7 +47,7 @@ impl Reply {
     }
 
     /// A body that comes in pieces. Who makes it sets `Content-Length` and `Content-Type`.
-    pub(crate) fn stream(status: u16, body: Channel<Bytes, io::Error>) -> Self {
+    pub(crate) fn stream(status: u16, body: Pieces) -> Self {
         Self { body: Body::Stream(body), ..Self::empty(status) }
     }
 

@@ -8,13 +8,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use http_body_util::channel::Channel;
 use md5::{Digest, Md5};
 use moat_store::blobs::{Content, Reader};
 use tokio::sync::Semaphore;
 
 use super::refusal::Refusal;
 use super::request::BlobCall;
+use crate::http::pieces::Pieces;
 use crate::server::Server;
 
 /// Bytes held of one body.
@@ -149,8 +149,8 @@ pub(super) async fn discard(call: &mut BlobCall, known: bool) -> bool {
 }
 
 /// The content of a blob as a body. The next piece is read when the peer has taken the one before.
-pub(super) fn send(mut reader: Reader) -> Channel<Bytes, io::Error> {
-    let (mut sender, body) = Channel::new(1);
+pub(super) fn send(mut reader: Reader) -> Pieces {
+    let (sender, body) = Pieces::new();
     tokio::spawn(async move {
         let _place = STREAMS.acquire().await;
         loop {
@@ -158,19 +158,20 @@ pub(super) fn send(mut reader: Reader) -> Channel<Bytes, io::Error> {
             let piece = match read {
                 Ok((Some(piece), left)) => {
                     reader = left;
-                    piece
+                    Bytes::from(piece)
                 }
                 Ok((None, _)) => return,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "a blob could not be read to its end");
                     // Cut, so that nobody takes a part for the whole.
-                    return sender.abort(io::Error::other("the blob could not be read"));
+                    let _ = sender.send(Err(io::Error::other("the blob could not be read"))).await;
+                    return;
                 }
             };
-            match tokio::time::timeout(STILL_SECONDS_MAX, sender.send_data(Bytes::from(piece))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => return sender.abort(io::ErrorKind::TimedOut.into()),
+            // Who is gone, or takes nothing for so long, gets no more; the length that was announced tells the part
+            // from the whole.
+            if !matches!(tokio::time::timeout(STILL_SECONDS_MAX, sender.send(Ok(piece))).await, Ok(Ok(()))) {
+                return;
             }
         }
     });
